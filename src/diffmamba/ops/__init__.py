@@ -1,0 +1,14 @@
+"""Pure functions of tensors. Each op has `naive`, which reads like its equation, and faster backends behind it."""
+
+from .conv import ConvOutput as ConvOutput
+from .conv import causal_conv1d as causal_conv1d
+from .conv import causal_conv1d_step as causal_conv1d_step
+from .linear_scan import linear_scan as linear_scan
+from .norm import gated_rms_norm as gated_rms_norm
+from .norm import rms_norm as rms_norm
+from .selective_scan import SelectiveScanOutput as SelectiveScanOutput
+from .selective_scan import selective_scan as selective_scan
+from .selective_scan import selective_scan_step as selective_scan_step
+from .ssd import SSDOutput as SSDOutput
+from .ssd import ssd as ssd
+from .ssd import ssd_step as ssd_step

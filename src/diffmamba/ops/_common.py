@@ -1,0 +1,79 @@
+"""What every op shares: choice of backend, accumulation dtype, step sizes, packed rows.
+
+Letters used in all annotations and einsum strings of this package: b batch, l time, d d_model, i d_inner,
+h heads, p headdim, g groups, n state, w conv, c chunks, r heads in a group (or dt_rank), v vocab.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Backend = Literal["auto", "naive", "torch", "triton"]
+
+
+def resolve(op: str, backend: str, implementations: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+    """The function that computes `op`. "auto" takes the fastest there is; an explicit backend never falls back.
+
+    Raises:
+        ValueError: the backend is unknown, or `op` has no implementation of it.
+    """
+    if backend == "auto":
+        return implementations["torch"]
+    if backend not in implementations:
+        raise ValueError(
+            f"`backend` of {op} must be 'auto' or one of {sorted(implementations)}; got {backend!r}. "
+            "Use 'auto' to take the fastest that is there."
+        )
+    return implementations[backend]
+
+
+def accumulate_dtype(x: Tensor) -> torch.dtype:
+    """fp32 for half precision, otherwise the dtype of `x`: sums over time are never taken in bf16 or fp16."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def no_autocast(x: Tensor) -> torch.autocast:
+    """A context in which matmuls keep the dtype that the op has chosen, whatever autocast the caller is under."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def step_sizes(
+    dt: Float[Tensor, "b l h"],
+    dt_bias: Float[Tensor, "h"] | None,
+    dt_softplus: bool,
+    dt_limit: tuple[float, float],
+    lengths: Int[Tensor, "b"] | None = None,
+) -> Float[Tensor, "b l h"]:
+    """Step size of each token: `clamp(softplus(dt + dt_bias), *dt_limit)`, and 0 from `lengths` on.
+
+    A step of 0 multiplies the state by exp(0) = 1 and adds nothing to it, so padding leaves it as it was.
+    """
+    dt = dt.to(accumulate_dtype(dt))
+    if dt_bias is not None:
+        dt = dt + dt_bias.to(dt.dtype)
+    if dt_softplus:
+        dt = F.softplus(dt)
+    if dt_limit != (0.0, float("inf")):
+        dt = dt.clamp(*dt_limit)
+    if lengths is not None:
+        dt = dt.masked_fill(~real_tokens(lengths, dt.shape[1])[..., None], 0.0)
+    return dt
+
+
+def real_tokens(lengths: Int[Tensor, "b"], seqlen: int) -> Bool[Tensor, "b l"]:
+    """True for the first `lengths[b]` tokens of each row."""
+    return torch.arange(seqlen, device=lengths.device) < lengths[:, None]
+
+
+def continues(seq_idx: Int[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
+    """True where a token belongs to the same packed sequence as the one before it; always True for the first.
+
+    The first token continues whatever initial state the caller passes in.
+    """
+    return F.pad(seq_idx[:, 1:] == seq_idx[:, :-1], (1, 0), value=True)

@@ -1,0 +1,144 @@
+"""Causal depthwise convolution over time, with the last inputs as its state.
+
+    y[t] = silu(bias + sum_k weight[:, k] * x[t - w + 1 + k])
+
+The state is (b i w): the last w inputs, newest last, zeros before the start (mamba_ssm's layout).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ._common import Backend, real_tokens, resolve
+
+
+class ConvOutput(NamedTuple):
+    y: Float[Tensor, "b l i"]
+    final_states: Float[Tensor, "b i w"]
+
+
+def causal_conv1d_naive(
+    x: Float[Tensor, "b l i"],
+    weight: Float[Tensor, "i w"],
+    bias: Float[Tensor, "i"] | None = None,
+    *,
+    activation: str | None = "silu",
+    initial_states: Float[Tensor, "b i w"] | None = None,
+    seq_idx: Int[Tensor, "b l"] | None = None,
+    lengths: Int[Tensor, "b"] | None = None,
+) -> ConvOutput:
+    """The equation, a token and a row at a time. Arguments as `causal_conv1d`."""
+    (batch, seqlen, _), width = x.shape, weight.shape[1]
+    rows, states = [], []
+    for b in range(batch):
+        window = torch.zeros_like(weight, dtype=x.dtype) if initial_states is None else initial_states[b].to(x.dtype)
+        windows, outputs = [window], []
+        for t in range(seqlen):
+            if seq_idx is not None and t > 0 and seq_idx[b, t] != seq_idx[b, t - 1]:
+                window = torch.zeros_like(window)
+            window = torch.stack([*window.unbind(1)[1:], x[b, t]], dim=1)
+            y = sum((window[:, k] * weight[:, k] for k in range(width)), torch.zeros_like(x[b, t]))
+            y = y if bias is None else y + bias
+            outputs.append(F.silu(y) if activation == "silu" else y)
+            windows.append(window)
+        rows.append(torch.stack(outputs))
+        states.append(windows[seqlen if lengths is None else int(lengths[b])])
+    return ConvOutput(torch.stack(rows).to(x.dtype), torch.stack(states))
+
+
+def causal_conv1d_torch(
+    x: Float[Tensor, "b l i"],
+    weight: Float[Tensor, "i w"],
+    bias: Float[Tensor, "i"] | None = None,
+    *,
+    activation: str | None = "silu",
+    initial_states: Float[Tensor, "b i w"] | None = None,
+    seq_idx: Int[Tensor, "b l"] | None = None,
+    lengths: Int[Tensor, "b"] | None = None,
+) -> ConvOutput:
+    """One shifted multiply-add a tap, in the layout the projections use, so that nothing is transposed."""
+    (batch, seqlen, channels), width = x.shape, weight.shape[1]
+    weight = weight.to(x.dtype)
+    past = x.new_zeros(batch, width, channels) if initial_states is None else initial_states.mT.to(x.dtype)
+    padded = torch.cat([past, x], dim=1)
+    segment = None if seq_idx is None else torch.cat([seq_idx[:, :1].expand(-1, width), seq_idx], dim=1)
+
+    y = x * weight[:, -1] if bias is None else torch.addcmul(bias.to(x.dtype), x, weight[:, -1])
+    for back in range(1, width):
+        shifted = padded[:, width - back : width - back + seqlen]
+        if segment is not None:
+            shifted = shifted * (segment[:, width - back : width - back + seqlen] == segment[:, width:])[..., None]
+        y = torch.addcmul(y, shifted, weight[:, width - 1 - back])
+    y = F.silu(y) if activation == "silu" else y
+    return ConvOutput(y, _last_inputs(padded, segment, lengths, width))
+
+
+def _last_inputs(
+    padded: Float[Tensor, "b w_plus_l i"],
+    segment: Int[Tensor, "b w_plus_l"] | None,
+    lengths: Int[Tensor, "b"] | None,
+    width: int,
+) -> Float[Tensor, "b i w"]:
+    """The w inputs that end at the last real token, zero where they belong to an earlier packed sequence."""
+    if lengths is None:
+        window = padded[:, -width:]
+        owner = None if segment is None else segment[:, -width:]
+    else:
+        index = lengths[:, None] + torch.arange(width, device=lengths.device)
+        window = padded.gather(1, index[..., None].expand(-1, -1, padded.shape[2]))
+        owner = None if segment is None else segment.gather(1, index)
+    if owner is not None:
+        window = window * (owner == owner[:, -1:])[..., None]
+    return window.mT.contiguous()
+
+
+def causal_conv1d_step(
+    x: Float[Tensor, "b i"],
+    conv_state: Float[Tensor, "b i w"],
+    weight: Float[Tensor, "i w"],
+    bias: Float[Tensor, "i"] | None = None,
+    *,
+    activation: str | None = "silu",
+) -> tuple[Float[Tensor, "b i"], Float[Tensor, "b i w"]]:
+    """One token: shift it into the state, and weigh the state. Returns the output and the new state."""
+    conv_state = torch.cat([conv_state[..., 1:], x.unsqueeze(-1).to(conv_state.dtype)], dim=-1)
+    y = (conv_state * weight.to(conv_state.dtype)).sum(-1)
+    y = y if bias is None else y + bias.to(y.dtype)
+    return (F.silu(y) if activation == "silu" else y).to(x.dtype), conv_state
+
+
+def causal_conv1d(
+    x: Float[Tensor, "b l i"],
+    weight: Float[Tensor, "i w"],
+    bias: Float[Tensor, "i"] | None = None,
+    *,
+    activation: str | None = "silu",
+    initial_states: Float[Tensor, "b i w"] | None = None,
+    seq_idx: Int[Tensor, "b l"] | None = None,
+    lengths: Int[Tensor, "b"] | None = None,
+    backend: Backend = "auto",
+) -> ConvOutput:
+    """Causal depthwise convolution, as in H3 and Mamba (arXiv 2312.00752, fig. 3).
+
+    Args:
+        x: inputs (b l i).
+        weight: taps (i w), the newest input last.
+        bias: (i), or None.
+        activation: "silu" or None.
+        initial_states: the last w inputs before x (b i w), or None for zeros.
+        seq_idx: which packed sequence each token belongs to (b l); nothing is read across a change.
+        lengths: number of real tokens of each row (b); the rest is padding on the right, not kept in the state.
+        backend: "auto", "naive" or "torch".
+
+    Returns:
+        y (b l i), and final_states (b i w): the last w inputs.
+    """
+    compute = resolve("causal_conv1d", backend, {"naive": causal_conv1d_naive, "torch": causal_conv1d_torch})
+    return compute(
+        x, weight, bias, activation=activation, initial_states=initial_states, seq_idx=seq_idx, lengths=lengths
+    )
