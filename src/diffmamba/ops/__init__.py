@@ -1,8 +1,12 @@
 """Pure functions of tensors. Each op has `naive`, which reads like its equation, and faster backends behind it."""
 
+from ._common import accumulate_dtype as accumulate_dtype
 from .conv import ConvOutput as ConvOutput
 from .conv import causal_conv1d as causal_conv1d
 from .conv import causal_conv1d_step as causal_conv1d_step
+from .differential import branch_signs as branch_signs
+from .differential import differential_naive as differential_naive
+from .differential import post_norm as post_norm
 from .linear_scan import linear_scan as linear_scan
 from .norm import gated_rms_norm as gated_rms_norm
 from .norm import rms_norm as rms_norm

@@ -1,0 +1,111 @@
+"""Every initial weight of the library, in one place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .lambdas import Lambda
+
+
+@torch.no_grad()
+def init_weights(module: nn.Module, *, std: float = 0.02, residual_scale: float = 1.0) -> None:
+    """Set the parameters of one module to their starting values; `Module.apply` does a whole tree, children first.
+
+    As in Mamba-2 (arXiv 2405.21060; state-spaces/mamba), where not said otherwise:
+
+    | parameter                       | start                                                            |
+    |---------------------------------|------------------------------------------------------------------|
+    | embedding                       | N(0, std)                                                        |
+    | linear maps (in_proj, fc1, ...) | U(+-1/sqrt(fan_in)); biases 0                                    |
+    | out_proj, fc2                   | the same * residual_scale, 1/sqrt(number of residual branches)   |
+    | conv1d                          | U(+-1/sqrt(d_conv)), or U(+-conv_init); bias U(+-1/sqrt(d_conv)) |
+    | A_log of Mamba-2, a head        | log U(A_init_range), 1 to 16                                     |
+    | A_log of Mamba-1, a channel     | log (1, 2, ..., d_state): S4D-real                               |
+    | D                               | 1                                                                |
+    | dt_bias, dt_proj.bias           | softplus^-1 of a step log-uniform in [dt_min, dt_max]            |
+    | dt_proj.weight                  | U(+-dt_scale/sqrt(dt_rank)), or that constant                    |
+    | norms                           | 1                                                                |
+    | lambda: q1 of `paper`           | N(0, 1)                                                          |
+    | lambda: vectors of `exp`        | N(0, 0.1)                                                        |
+    | lambda: t of `scalar`, `head`   | 0, so that lambda = lambda_init                                  |
+    | lambda: W, b of `token`         | 0, logit(lambda_init), so that lambda = lambda_init              |
+
+    The branches of a differential mixer draw different weights, so that they differ from the first step.
+
+    Args:
+        module: any module of this library.
+        std: standard deviation of embeddings.
+        residual_scale: factor of the maps that write to the residual stream.
+    """
+    if isinstance(module, nn.Embedding):
+        _fill(module.weight, lambda w: w.normal_(std=std))
+    elif isinstance(module, nn.Linear):
+        _fill(module.weight, _uniform_fan_in)
+        _fill(module.bias, lambda b: b.zero_())
+    elif isinstance(module, nn.Conv1d):
+        bound = module.kernel_size[0] ** -0.5
+        _fill(module.weight, lambda w: w.uniform_(-bound, bound))
+        _fill(module.bias, lambda b: b.uniform_(-bound, bound))
+    elif isinstance(module, Lambda):
+        _init_lambda(module)
+    elif hasattr(module, "A_log"):
+        _init_mixer(module)
+    elif isinstance(weight := getattr(module, "weight", None), Tensor):  # the norms
+        _fill(weight, lambda w: w.fill_(1.0))
+
+    for name in ("out_proj", "fc2"):
+        writer = getattr(module, name, None)
+        if isinstance(writer, nn.Linear):
+            _fill(writer.weight, lambda w: _uniform_fan_in(w).mul_(residual_scale))
+
+
+def _init_mixer(mixer: nn.Module) -> None:
+    """What Mamba-1 and Mamba-2 hold themselves, and the two children whose start is not that of their kind."""
+    _fill(mixer.D, lambda d: d.fill_(1.0))
+    if mixer.A_log.dim() == 2:
+        rates = torch.arange(1, mixer.A_log.shape[1] + 1, dtype=torch.float32)
+        _fill(mixer.A_log, lambda a: a.copy_(rates.log().expand_as(a)))
+        bound = mixer.dt_scale * mixer.dt_rank**-0.5
+        constant = mixer.dt_init == "constant"
+        _fill(mixer.dt_proj.weight, lambda w: w.fill_(bound) if constant else w.uniform_(-bound, bound))
+        _fill(mixer.dt_proj.bias, lambda b: b.copy_(_inverse_softplus(_steps(mixer, b))))
+    else:
+        _fill(mixer.A_log, lambda a: a.copy_(torch.empty_like(a).uniform_(*mixer.A_init_range).log()))
+        _fill(mixer.dt_bias, lambda b: b.copy_(_inverse_softplus(_steps(mixer, b))))
+        if mixer.conv_init is not None:
+            _fill(mixer.conv1d.weight, lambda w: w.uniform_(-mixer.conv_init, mixer.conv_init))
+
+
+def _init_lambda(module: Lambda) -> None:
+    if module.policy == "token":
+        _fill(module.proj.weight, lambda w: w.zero_())
+        _fill(module.proj.bias, lambda b: b.fill_(math.log(module.lambda_init / (1 - module.lambda_init))))
+    std = {"paper": 1.0, "exp": 0.1}.get(module.policy, 0.0)
+    for parameter in module.parameters(recurse=False):
+        _fill(parameter, lambda p: p.normal_(std=std) if std else p.zero_())
+
+
+def _fill(parameter: Tensor | None, fill: Callable[[Tensor], Tensor]) -> None:
+    """Fill a parameter, unless there is none, it has no storage yet, or transformers has just loaded it from a file."""
+    if parameter is not None and not parameter.is_meta and not getattr(parameter, "_is_hf_initialized", False):
+        fill(parameter)
+
+
+def _uniform_fan_in(weight: Tensor) -> Tensor:
+    bound = weight.shape[1] ** -0.5
+    return weight.uniform_(-bound, bound)
+
+
+def _steps(mixer: nn.Module, like: Tensor) -> Tensor:
+    """Step sizes, log-uniform in [dt_min, dt_max], at least dt_init_floor, one for each entry of `like`."""
+    low, high = math.log(mixer.dt_min), math.log(mixer.dt_max)
+    uniform = torch.rand(like.shape, dtype=torch.float32, device=like.device)
+    return torch.exp(uniform * (high - low) + low).clamp(min=mixer.dt_init_floor)
+
+
+def _inverse_softplus(x: Tensor) -> Tensor:
+    return x + torch.log(-torch.expm1(-x))

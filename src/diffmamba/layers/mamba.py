@@ -1,0 +1,158 @@
+"""Mamba-1 mixer (arXiv 2312.00752) with one branch, or two and their difference (arXiv 2507.06204)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ..ops import accumulate_dtype, causal_conv1d, causal_conv1d_step, selective_scan, selective_scan_step
+from .branches import Differential, Matching, MixerState, Site, check_branches, check_divides, check_input
+from .init import init_weights
+from .lambdas import LambdaPolicy
+
+
+class Mamba(nn.Module):
+    """Mamba-1, or Diff-Mamba with `branches=2`. Arguments and parameter names are those of `mamba_ssm.Mamba`.
+
+    The rows of in_proj are [x | z], each part branch 1 then branch 2. x_proj and dt_proj are block-diagonal: the
+    rows of x_proj are [dt | B | C] of branch 1, then of branch 2, each on the channels of its own branch.
+    Sizes are given as for a vanilla mixer. At site `block` each branch has half the channels; at site `ssm` both
+    branches scan all of them, with steps, B, C, A and D of their own.
+
+    Args:
+        d_model: width of the input and output.
+        d_state: state size n; halved in each branch by matching `compact`.
+        d_conv: width of the convolution.
+        expand: d_inner = expand * d_model.
+        dt_rank: rank of the step sizes; "auto" is ceil(d_model / 16).
+        dt_min, dt_max, dt_init_floor: step sizes at the start.
+        dt_init, dt_scale: "random" or "constant" start of dt_proj, and its scale.
+        conv_bias, bias: biases of the convolution, of the projections.
+        layer_idx: 0-based depth, from which lambda_init follows.
+        headdim: channels that share a lambda (policies `head` and `token`); Mamba-1 itself has no heads.
+        branches, site, lambda_policy, lambda_init, post_norm: see `Differential`; unused with one branch.
+        matching: "paper" or "compact", see d_state.
+
+    Raises:
+        ValueError: sizes that do not divide, or an unknown choice.
+    """
+
+    def __init__(
+        self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2, dt_rank: int | Literal["auto"] = "auto",
+        *, dt_min: float = 0.001, dt_max: float = 0.1, dt_init: Literal["random", "constant"] = "random",
+        dt_scale: float = 1.0, dt_init_floor: float = 1e-4, conv_bias: bool = True, bias: bool = False,
+        layer_idx: int | None = None, headdim: int = 64, branches: int = 1, site: Site = "block",
+        lambda_policy: LambdaPolicy = "scalar", lambda_init: float | None = None, post_norm: bool = True,
+        matching: Matching = "paper", device: torch.device | None = None, dtype: torch.dtype | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        check_branches(branches, site, matching)
+        self.d_model, self.d_conv, self.expand, self.layer_idx = d_model, d_conv, expand, layer_idx
+        self.branches, self.site = branches, site
+        self.dt_min, self.dt_max, self.dt_init_floor = dt_min, dt_max, dt_init_floor
+        self.dt_init, self.dt_scale = dt_init, dt_scale
+        self.d_inner = expand * d_model
+        self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
+        compact = branches == 2 and matching == "compact"
+        self.d_state = check_divides("d_state", d_state, "branches", 2) if compact else d_state
+        self.scans = branches if site == "ssm" else 1  # how often x is scanned
+        self.d_scan = self.scans * self.d_inner
+        per_branch = check_divides("d_model * expand", self.d_scan, "branches", branches)
+
+        kw: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias, **kw)
+        self.conv1d = nn.Conv1d(self.d_inner, self.d_inner, d_conv, groups=self.d_inner, bias=conv_bias, **kw)
+        self.x_proj = nn.Linear(per_branch, branches * (self.dt_rank + 2 * self.d_state), bias=False, **kw)
+        self.dt_proj = nn.Linear(self.dt_rank, self.d_scan, **kw)
+        self.A_log = nn.Parameter(torch.empty(self.d_scan, self.d_state, device=device))
+        self.D = nn.Parameter(torch.empty(self.d_scan, device=device))
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **kw)
+        self.diff = None
+        if branches == 2:
+            self.diff = Differential(
+                site, lambda_policy, lambda_init, post_norm, layer_idx=layer_idx, d_model=d_model,
+                d_state=self.d_state, nheads=check_divides("d_model * expand", self.d_inner, "headdim", headdim),
+                width=d_model if site == "block" else self.d_inner, **kw,
+            )  # fmt: skip
+        for parameter in (self.A_log, self.D, self.dt_proj.bias):
+            parameter._no_weight_decay = True  # type: ignore[attr-defined]  # mamba_ssm's mark, which optimizers read
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew, see `init_weights`."""
+        self.apply(init_weights)
+
+    def init_state(self, batch: int, device: torch.device | None = None, dtype: torch.dtype | None = None) -> MixerState:
+        """The state before the first token: zeros, conv in `dtype`, scan in fp32."""
+        device, dtype = device or self.in_proj.weight.device, dtype or self.in_proj.weight.dtype
+        return MixerState(
+            torch.zeros(batch, self.d_inner, self.d_conv, device=device, dtype=dtype),
+            torch.zeros(batch, self.d_scan, self.d_state, device=device, dtype=accumulate_dtype(self.A_log)),
+        )
+
+    def forward(
+        self,
+        u: Float[Tensor, "b l d"],
+        state: MixerState | None = None,
+        *,
+        seq_idx: Int[Tensor, "b l"] | None = None,
+        lengths: Int[Tensor, "b"] | None = None,
+    ) -> tuple[Float[Tensor, "b l d"], MixerState]:
+        """Mix a whole sequence, a piece of one, or a single token; arguments and results as `Mamba2.forward`."""
+        check_input(u, self.d_model)
+        x, z = self.in_proj(u).chunk(2, dim=-1)
+        weight = self.conv1d.weight.squeeze(1)
+        if u.shape[1] == 1 and state is not None and seq_idx is None and lengths is None:
+            x, conv_state = causal_conv1d_step(x[:, 0], state.conv_state, weight, self.conv1d.bias)
+            x, dt, B, C = self._project(x)
+            y, ssm_state = selective_scan_step(x, state.ssm_state, dt, self._A(), B, C, **self._scan_options())
+            y = y.unsqueeze(1)
+        else:
+            first = MixerState(None, None) if state is None else state
+            x, conv_state = causal_conv1d(
+                x, weight, self.conv1d.bias, initial_states=first.conv_state, seq_idx=seq_idx, lengths=lengths
+            )
+            x, dt, B, C = self._project(x)
+            y, ssm_state = selective_scan(
+                x, dt, self._A(), B, C, initial_states=first.ssm_state, seq_idx=seq_idx, lengths=lengths,
+                **self._scan_options(),
+            )  # fmt: skip
+        return self._combine(y, z, u), MixerState(conv_state, ssm_state)
+
+    def _A(self) -> Float[Tensor, "i n"]:
+        return -torch.exp(self.A_log.to(accumulate_dtype(self.A_log)))
+
+    def _scan_options(self) -> dict[str, Any]:
+        return {"D": self.D, "dt_bias": self.dt_proj.bias, "dt_softplus": True}
+
+    def _project(self, x: Float[Tensor, "*bl i"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the scan takes: x (... i), dt (... i) before its bias, B and C (... g n)."""
+        if self.scans == 1:
+            x_branches = x.unflatten(-1, (self.branches, -1))
+            x_dbl = torch.einsum("...gi,gri->...gr", x_branches, self.x_proj.weight.unflatten(0, (self.branches, -1)))
+        else:
+            x_dbl = self.x_proj(x).unflatten(-1, (self.branches, -1))
+            x = torch.cat([x] * self.scans, dim=-1)
+        dt, B, C = x_dbl.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        dt = torch.einsum("...gr,gir->...gi", dt, self.dt_proj.weight.unflatten(0, (self.branches, -1)))
+        return x, dt.flatten(-2), B, C
+
+    def _combine(self, y: Float[Tensor, "b l i"], z: Tensor, u: Tensor) -> Float[Tensor, "b l d"]:
+        """Gate and out_proj, with the difference before or after them."""
+        if self.diff is None:
+            return self.out_proj(y * F.silu(z))
+        if self.site == "ssm":
+            return self.out_proj(self.diff.subtract(y, u) * F.silu(z))
+        return self.diff.finish(self.out_proj(y * F.silu(z) * self.diff.signs(u, self.d_inner // 2).to(y.dtype)))
+
+
+class DiffMamba(Mamba):
+    """`Mamba` with two branches."""
+
+    def __init__(self, d_model: int, **options: Any) -> None:
+        super().__init__(d_model, branches=2, **options)

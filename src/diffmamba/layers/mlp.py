@@ -1,0 +1,44 @@
+"""Feed-forward layers: gated (SwiGLU), and the plain GELU one of the paper's language models."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .init import init_weights
+from .lambdas import check_choice
+
+MLPKind = Literal["gated", "gelu"]
+
+
+class MLP(nn.Module):
+    """fc2(silu(gate) * value) with [value | gate] = fc1(x), or fc2(gelu(fc1(x))), whose maps have biases.
+
+    Args:
+        d_model: width of the input and output.
+        d_intermediate: width in between.
+        kind: "gated" or "gelu".
+    """
+
+    def __init__(
+        self, d_model: int, d_intermediate: int, kind: MLPKind = "gated",
+        device: torch.device | None = None, dtype: torch.dtype | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        check_choice("mlp", kind, get_args(MLPKind))
+        self.gated = kind == "gated"
+        bias = not self.gated
+        self.fc1 = nn.Linear(d_model, d_intermediate * (1 + self.gated), bias=bias, device=device, dtype=dtype)
+        self.fc2 = nn.Linear(d_intermediate, d_model, bias=bias, device=device, dtype=dtype)
+        self.apply(init_weights)
+
+    def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        hidden = self.fc1(x)
+        if not self.gated:
+            return self.fc2(F.gelu(hidden))
+        value, gate = hidden.chunk(2, dim=-1)
+        return self.fc2(value * F.silu(gate))

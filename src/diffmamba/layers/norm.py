@@ -1,0 +1,23 @@
+"""RMS norms with a weight."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..ops import rms_norm
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last axis (arXiv 1910.07467), computed in fp32."""
+
+    def __init__(
+        self, width: int, eps: float = 1e-5, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width, device=device, dtype=dtype))
+
+    def forward(self, x: Float[Tensor, "*batch i"]) -> Float[Tensor, "*batch i"]:
+        return rms_norm(x, self.weight, eps=self.eps)
