@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..errors import check_choice
 from ..ops import branch_signs, post_norm
-from .lambdas import Lambda, LambdaPolicy, check_choice, lambda_init_at
+from .lambdas import Lambda, LambdaPolicy, lambda_init_at
 from .norm import RMSNorm
 
 Site = Literal["block", "ssm"]
@@ -72,13 +73,6 @@ def check_branches(branches: int, site: str, matching: str) -> None:
         raise ValueError(f"`branches` must be 1 (vanilla) or 2 (differential); got {branches}")
     check_choice("site", site, get_args(Site))
     check_choice("matching", matching, get_args(Matching))
-
-
-def check_divides(name: str, value: int, divisor_name: str, divisor: int) -> int:
-    """`value // divisor`, or a ValueError that names both."""
-    if divisor < 1 or value % divisor:
-        raise ValueError(f"`{name}` must be divisible by `{divisor_name}`; got {value} and {divisor}")
-    return value // divisor
 
 
 def check_input(u: Tensor, d_model: int) -> None:

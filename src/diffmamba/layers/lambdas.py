@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from typing import Literal, get_args
 
@@ -10,20 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..errors import check_choice
+
 LambdaPolicy = Literal["paper", "exp", "scalar", "head", "token"]
 
 
 def lambda_init_at(depth: int) -> float:
     """0.8 - 0.6 exp(-0.3 depth), with the 0-based depth of the layer: 0.2 at the bottom, towards 0.8."""
     return 0.8 - 0.6 * math.exp(-0.3 * depth)
-
-
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise ValueError, with the nearest choice, if `value` is none of `choices`."""
-    if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}; got {value!r}{hint}")
 
 
 class Lambda(nn.Module):

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..errors import check_divides
 from ..ops import accumulate_dtype, causal_conv1d, causal_conv1d_step, selective_scan, selective_scan_step
-from .branches import Differential, Matching, MixerState, Site, check_branches, check_divides, check_input
+from .branches import Differential, Matching, MixerState, Site, check_branches, check_input
 from .init import init_weights
 from .lambdas import LambdaPolicy
 
@@ -87,7 +88,9 @@ class Mamba(nn.Module):
         """Draw all weights anew, see `init_weights`."""
         self.apply(init_weights)
 
-    def init_state(self, batch: int, device: torch.device | None = None, dtype: torch.dtype | None = None) -> MixerState:
+    def init_state(
+        self, batch: int, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> MixerState:
         """The state before the first token: zeros, conv in `dtype`, scan in fp32."""
         device, dtype = device or self.in_proj.weight.device, dtype or self.in_proj.weight.dtype
         return MixerState(

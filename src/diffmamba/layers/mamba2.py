@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..errors import check_divides
 from ..ops import accumulate_dtype, causal_conv1d, causal_conv1d_step, gated_rms_norm, ssd, ssd_step
-from .branches import Differential, Matching, MixerState, Site, check_branches, check_divides, check_input
+from .branches import Differential, Matching, MixerState, Site, check_branches, check_input
 from .init import init_weights
 from .lambdas import LambdaPolicy
 from .norm import RMSNorm
@@ -110,12 +111,16 @@ class Mamba2(nn.Module):
         """Draw all weights anew, see `init_weights`."""
         self.apply(init_weights)
 
-    def init_state(self, batch: int, device: torch.device | None = None, dtype: torch.dtype | None = None) -> MixerState:
+    def init_state(
+        self, batch: int, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> MixerState:
         """The state before the first token: zeros, conv in `dtype`, scan in fp32."""
         device, dtype = device or self.in_proj.weight.device, dtype or self.in_proj.weight.dtype
         return MixerState(
             torch.zeros(batch, self.conv1d.in_channels, self.d_conv, device=device, dtype=dtype),
-            torch.zeros(batch, self.nheads, self.headdim, self.d_state, device=device, dtype=accumulate_dtype(self.A_log)),
+            torch.zeros(
+                batch, self.nheads, self.headdim, self.d_state, device=device, dtype=accumulate_dtype(self.A_log)
+            ),
         )
 
     def forward(
@@ -169,7 +174,11 @@ class Mamba2(nn.Module):
         bc = self.ngroups * self.d_state
         x, B, C = xBC.split([self.d_inner, bc, bc], dim=-1)
         x = torch.cat([x] * self.scans, dim=-1) if self.scans > 1 else x
-        return x.unflatten(-1, (self.nheads, -1)), B.unflatten(-1, (self.ngroups, -1)), C.unflatten(-1, (self.ngroups, -1))
+        return (
+            x.unflatten(-1, (self.nheads, -1)),
+            B.unflatten(-1, (self.ngroups, -1)),
+            C.unflatten(-1, (self.ngroups, -1)),
+        )
 
     def _combine(self, y: Float[Tensor, "b l i"], z: Tensor, u: Tensor) -> Float[Tensor, "b l d"]:
         """Gate, norm and out_proj, with the difference before or after them."""

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..errors import check_choice
 from .init import init_weights
-from .lambdas import check_choice
 
 MLPKind = Literal["gated", "gelu"]
 

@@ -42,6 +42,8 @@ def branch_signs(lam: Float[Tensor, "*batch h"], channels: int) -> Float[Tensor,
     return torch.cat([torch.ones_like(lam), -lam], dim=-1)
 
 
-def post_norm(x: Float[Tensor, "*batch i"], weight: Float[Tensor, "i"], lambda_init: float) -> Float[Tensor, "*batch i"]:
+def post_norm(
+    x: Float[Tensor, "*batch i"], weight: Float[Tensor, "i"], lambda_init: float
+) -> Float[Tensor, "*batch i"]:
     """N and the constant that follows it, in one pass: (1 - lambda_init) goes into the weight."""
     return rms_norm(x, weight * (1 - lambda_init))

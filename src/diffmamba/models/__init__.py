@@ -1,0 +1,16 @@
+"""Hugging Face models. Importing this registers them with AutoConfig and AutoModelForCausalLM."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+from .cache import state_bytes as state_bytes
+from .config import DiffMambaConfig as DiffMambaConfig
+from .modeling import DiffMambaForCausalLM as DiffMambaForCausalLM
+from .modeling import DiffMambaModel as DiffMambaModel
+from .presets import ARCHITECTURES as ARCHITECTURES
+from .presets import PRESETS as PRESETS
+from .presets import build_config as build_config
+from .presets import parse_architecture as parse_architecture
+
+AutoConfig.register(DiffMambaConfig.model_type, DiffMambaConfig, exist_ok=True)
+AutoModel.register(DiffMambaConfig, DiffMambaModel, exist_ok=True)
+AutoModelForCausalLM.register(DiffMambaConfig, DiffMambaForCausalLM, exist_ok=True)

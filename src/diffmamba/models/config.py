@@ -1,0 +1,171 @@
+"""The model's configuration: one dataclass, in mamba_ssm's names, saved as config.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, get_args
+
+from huggingface_hub.dataclasses import strict
+from transformers import GenerationConfig, PreTrainedConfig
+
+from ..errors import check_choice, nearest
+from ..layers import LambdaPolicy, Matching, MLPKind, Site
+
+LAYERS = {"mamba": ("mamba", 1), "diff_mamba": ("mamba", 2), "mamba2": ("mamba2", 1), "diff_mamba2": ("mamba2", 2)}
+"""Name of a layer -> (mixer, branches)."""
+
+PATTERNS = ("all", "alternate", "last_quarter")
+
+
+@strict
+class DiffMambaConfig(PreTrainedConfig):
+    """Architecture of a `DiffMambaModel`.
+
+    Args:
+        vocab_size: size of the embedding; the default is GPT-NeoX's, padded to a multiple of 16.
+        d_model: width of the residual stream.
+        n_layer: number of layers; each is a mixer, and an MLP where `d_intermediate` is not 0.
+        mixer: "mamba2" or "mamba".
+        branches: 2 for the differential layers of the pattern, or 1 for none.
+        pattern: which layers have `branches`; the rest have 1. "all"; "alternate": layers 0, 2, ...;
+            "last_quarter"; or the name of every layer, from "mamba", "diff_mamba", "mamba2", "diff_mamba2".
+        site, lambda_policy, post_norm, matching: of the differential layers, see `layers.Differential`.
+        d_state, d_conv, expand, headdim, ngroups, dt_rank, A_init_range, D_has_hdim, rmsnorm, norm_before_gate,
+            dt_min, dt_max, dt_init_floor, dt_limit, bias, conv_bias, chunk_size: see `layers.Mamba2`, `layers.Mamba`.
+        d_intermediate: width of the MLP, one for all layers or one a layer; 0 for none.
+        mlp: "gated" or "gelu".
+        norm_order: "pre", x + f(norm(x)), or "post", norm(x + f(x)).
+        dropout: on every residual branch.
+        norm_epsilon: of all RMS norms but N.
+        residual_in_fp32: keep the residual stream in fp32.
+        initializer_range: standard deviation of the embedding.
+        rescale_prenorm_residual: divide what writes to the residual stream by sqrt(number of writers) at the start.
+
+    Raises:
+        ValueError: an unknown argument, or values that contradict each other.
+    """
+
+    model_type = "diffmamba"
+    attribute_map = {  # noqa: RUF012  # transformers reads it from the class
+        "hidden_size": "d_model",
+        "num_hidden_layers": "n_layer",
+        "state_size": "d_state",
+        "conv_kernel": "d_conv",
+        "intermediate_size": "d_intermediate",
+    }
+
+    vocab_size: int = 50288
+    d_model: int = 1024
+    n_layer: int = 48
+    mixer: str = "mamba2"
+    branches: int = 2
+    pattern: str | list[str] = "all"
+    site: str = "block"
+    lambda_policy: str = "scalar"
+    post_norm: bool = True
+    matching: str = "paper"
+    d_state: int = 128
+    d_conv: int = 4
+    expand: int = 2
+    headdim: int = 64
+    ngroups: int = 1
+    dt_rank: int | str = "auto"
+    A_init_range: list[float] | tuple[float, ...] = (1.0, 16.0)
+    D_has_hdim: bool = False
+    rmsnorm: bool = True
+    norm_before_gate: bool = False
+    dt_min: float = 0.001
+    dt_max: float = 0.1
+    dt_init_floor: float = 1e-4
+    dt_limit: list[float] | tuple[float, ...] = (0.0, math.inf)
+    bias: bool = False
+    conv_bias: bool = True
+    chunk_size: int = 64
+    d_intermediate: int | list[int] = 0
+    mlp: str = "gated"
+    norm_order: str = "pre"
+    dropout: float = 0.0
+    norm_epsilon: float = 1e-5
+    residual_in_fp32: bool = True
+    initializer_range: float = 0.02
+    rescale_prenorm_residual: bool = True
+    tie_word_embeddings: bool = True
+    use_cache: bool = True
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        _refuse_unknown(kwargs)
+        # Not in transformers' `validate_architecture`, whose errors are not ValueErrors.
+        self._check()
+        super().__post_init__(**kwargs)
+
+    def _check(self) -> None:
+        """Rules across fields; sizes that do not divide are found by the layers, which know why."""
+        for name in (
+            "vocab_size",
+            "d_model",
+            "n_layer",
+            "d_state",
+            "d_conv",
+            "expand",
+            "headdim",
+            "ngroups",
+            "chunk_size",
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be an integer of at least 1; got {value!r}")
+        if self.branches not in (1, 2):
+            raise ValueError(f"`branches` must be 1 (vanilla) or 2 (differential); got {self.branches}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"`dropout` must be in [0, 1); got {self.dropout}")
+        choices = {"mixer": ("mamba", "mamba2"), "mlp": get_args(MLPKind), "norm_order": ("pre", "post")}
+        choices |= {"site": get_args(Site), "matching": get_args(Matching), "lambda_policy": get_args(LambdaPolicy)}
+        for name, allowed in choices.items():
+            check_choice(name, getattr(self, name), allowed)
+        for layer in [self.pattern] if isinstance(self.pattern, str) else self.pattern:
+            check_choice("pattern", layer, PATTERNS if isinstance(self.pattern, str) else LAYERS)
+        for name in ("pattern", "d_intermediate"):
+            value = getattr(self, name)
+            if isinstance(value, list) and len(value) != self.n_layer:
+                raise ValueError(
+                    f"`{name}` must have one entry a layer; got {len(value)} for n_layer={self.n_layer}. "
+                    "Give a single value to use it in all layers."
+                )
+
+    @property
+    def layer_names(self) -> list[str]:
+        """The pattern written out, e.g. ["diff_mamba2", "mamba2", ...]."""
+        if isinstance(self.pattern, list):
+            return self.pattern
+        chosen = {
+            "all": range(self.n_layer),
+            "alternate": range(0, self.n_layer, 2),
+            "last_quarter": range(self.n_layer - self.n_layer // 4, self.n_layer),
+        }[self.pattern]
+        prefix = "diff_" if self.branches == 2 else ""
+        return [prefix + self.mixer if i in chosen else self.mixer for i in range(self.n_layer)]
+
+    @property
+    def layer_types(self) -> list[str]:
+        """What transformers' cache keeps for each layer."""
+        return ["linear_attention"] * self.n_layer
+
+    @property
+    def d_intermediates(self) -> list[int]:
+        """Width of every layer's MLP."""
+        return self.d_intermediate if isinstance(self.d_intermediate, list) else [self.d_intermediate] * self.n_layer
+
+
+def _refuse_unknown(kwargs: dict[str, Any]) -> None:
+    """transformers keeps any keyword as an attribute, so that a misspelt one would do nothing, silently."""
+    own = {field.name for field in dataclasses.fields(DiffMambaConfig)} | set(DiffMambaConfig.attribute_map)
+    legacy = {"torch_dtype", "name_or_path", "attn_implementation", "experts_implementation", "output_attentions"}
+    legacy |= {"num_labels", "per_layer_config", "quantization_config", "auto_map", "model_type", "layer_types"}
+    known = own | legacy | set(GenerationConfig().to_dict())
+    for name in kwargs:
+        if name not in known and not name.startswith("_"):
+            raise ValueError(f"DiffMambaConfig has no argument `{name}`{nearest(name, own)}")

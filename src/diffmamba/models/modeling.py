@@ -1,0 +1,290 @@
+"""Language models of Mamba and Diff-Mamba layers, on transformers' base classes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import ModelOutput
+
+from ..layers import MLP, Mamba, Mamba2, MixerState, RMSNorm, init_weights
+from .cache import read_state, write_state
+from .config import LAYERS, DiffMambaConfig
+
+
+def build_mixer(config: DiffMambaConfig, layer_idx: int) -> Mamba | Mamba2:
+    """The mixer of one layer, sized by the config."""
+    mixer, branches = LAYERS[config.layer_names[layer_idx]]
+    shared: dict[str, Any] = {
+        name: getattr(config, name)
+        for name in (
+            *("d_state", "d_conv", "expand", "headdim", "dt_min", "dt_max", "dt_init_floor", "bias", "conv_bias"),
+            *("site", "lambda_policy", "post_norm", "matching"),
+        )
+    }
+    shared |= {"layer_idx": layer_idx, "branches": branches}
+    if mixer == "mamba":
+        return Mamba(config.d_model, dt_rank=config.dt_rank, **shared)
+    return Mamba2(
+        config.d_model,
+        ngroups=config.ngroups,
+        A_init_range=tuple(config.A_init_range),
+        D_has_hdim=config.D_has_hdim,
+        rmsnorm=config.rmsnorm,
+        norm_before_gate=config.norm_before_gate,
+        dt_limit=tuple(config.dt_limit),
+        chunk_size=config.chunk_size,
+        norm_eps=config.norm_epsilon,
+        **shared,
+    )
+
+
+class DiffMambaBlock(GradientCheckpointingLayer):
+    """A mixer and, if the layer has one, an MLP; each on a residual branch with its norm before or after."""
+
+    def __init__(self, config: DiffMambaConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.norm = RMSNorm(config.d_model, config.norm_epsilon)
+        self.mixer = build_mixer(config, layer_idx)
+        d_intermediate = config.d_intermediates[layer_idx]
+        self.norm2 = RMSNorm(config.d_model, config.norm_epsilon) if d_intermediate else None
+        self.mlp = MLP(config.d_model, d_intermediate, config.mlp) if d_intermediate else None
+        self.prenorm, self.dropout, self.residual_in_fp32 = (
+            config.norm_order == "pre",
+            config.dropout,
+            config.residual_in_fp32,
+        )
+
+    def forward(
+        self,
+        x: Float[Tensor, "b l d"],
+        state: MixerState | None = None,
+        seq_idx: Int[Tensor, "b l"] | None = None,
+        lengths: Int[Tensor, "b"] | None = None,
+    ) -> tuple[Float[Tensor, "b l d"], MixerState]:
+        y, state = self.mixer(self._before(x, self.norm), state, seq_idx=seq_idx, lengths=lengths)
+        x = self._after(x, y, self.norm)
+        if self.mlp is not None and self.norm2 is not None:
+            x = self._after(x, self.mlp(self._before(x, self.norm2)), self.norm2)
+        return x, state
+
+    def _before(self, x: Tensor, norm: RMSNorm) -> Tensor:
+        x = norm(x) if self.prenorm else x
+        return x.to(norm.weight.dtype)
+
+    def _after(self, x: Tensor, y: Tensor, norm: RMSNorm) -> Tensor:
+        if self.residual_in_fp32:
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
+        x = x + F.dropout(y, self.dropout, self.training)
+        return x if self.prenorm else norm(x)
+
+
+class DiffMambaPreTrainedModel(PreTrainedModel):
+    config_class = DiffMambaConfig
+    base_model_prefix = "backbone"
+    _no_split_modules = ["DiffMambaBlock"]  # noqa: RUF012  # transformers reads it from the class
+    supports_gradient_checkpointing = True
+    _can_compile_fullgraph = True
+    _is_stateful = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        writers = self.config.n_layer + sum(width > 0 for width in self.config.d_intermediates)
+        scale = 1 / math.sqrt(writers) if self.config.rescale_prenorm_residual else 1.0
+        init_weights(module, std=self.config.initializer_range, residual_scale=scale)
+
+
+@dataclass
+class DiffMambaOutput(ModelOutput):
+    """What `DiffMambaModel` returns.
+
+    Args:
+        last_hidden_state: (b l d), after the final norm.
+        cache_params: the state after the last token, if `use_cache`.
+        hidden_states: (b l d) before the first layer and after each, if `output_hidden_states`.
+    """
+
+    last_hidden_state: Tensor | None = None
+    cache_params: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class DiffMambaCausalLMOutput(ModelOutput):
+    """What `DiffMambaForCausalLM` returns.
+
+    Args:
+        loss: mean cross-entropy in nats of the labelled tokens, if `labels`.
+        logits: (b l v), fp32 at least.
+        cache_params: the state after the last token, if `use_cache`.
+        hidden_states: as in `DiffMambaOutput`.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    cache_params: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+class DiffMambaModel(DiffMambaPreTrainedModel):
+    """Embedding, layers and final norm."""
+
+    def __init__(self, config: DiffMambaConfig) -> None:
+        super().__init__(config)
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.layers = nn.ModuleList([DiffMambaBlock(config, layer_idx) for layer_idx in range(config.n_layer)])
+        self.norm_f = RMSNorm(config.d_model, config.norm_epsilon)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embedding
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embedding = value
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "b l"] | None = None,
+        attention_mask: Tensor | None = None,
+        *,
+        inputs_embeds: Float[Tensor, "b l d"] | None = None,
+        cache_params: Cache | None = None,
+        seq_idx: Int[Tensor, "b l"] | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> DiffMambaOutput:
+        """Run whole sequences, or go on from the state in `cache_params`.
+
+        Args:
+            input_ids: token ids; or give `inputs_embeds`.
+            attention_mask: (b l), 0 for padding, which may stand anywhere; its outputs mean nothing.
+            inputs_embeds: embeddings in place of token ids.
+            cache_params: the state of the tokens before; it is brought up to date in place.
+            seq_idx: which packed sequence each token belongs to.
+            use_cache: return the state; by default when not training.
+            output_hidden_states: return what every layer gives.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either `input_ids` or `inputs_embeds`")
+        x = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training
+        if use_cache and cache_params is None:
+            cache_params = DynamicCache(config=self.config)
+
+        order, lengths = _real_tokens_first(attention_mask, x)
+        if order is not None:
+            x = x.gather(1, order[..., None].expand_as(x))
+        all_hidden = [x]
+        for layer_idx, layer in enumerate(self.layers):
+            state = None if cache_params is None else read_state(cache_params, layer_idx)
+            x, state = layer(x, state, seq_idx, lengths)
+            if cache_params is not None:
+                write_state(cache_params, layer_idx, state)
+            all_hidden.append(x)
+        x = self.norm_f(x).to(self.norm_f.weight.dtype)
+
+        hidden_states = None
+        if output_hidden_states or (output_hidden_states is None and self.config.output_hidden_states):
+            hidden_states = tuple(_restore(h, order) for h in all_hidden)
+        return DiffMambaOutput(
+            last_hidden_state=_restore(x, order),
+            cache_params=cache_params if use_cache else None,
+            hidden_states=hidden_states,
+        )
+
+
+def _real_tokens_first(
+    attention_mask: Tensor | None, x: Float[Tensor, "b l d"]
+) -> tuple[Int[Tensor, "b l"] | None, Int[Tensor, "b"] | None]:
+    """An order of each row that moves padding to its end, and the number of real tokens; (None, None) without padding.
+
+    Once the padding stands last, neither the convolution nor the scan ever reads it.
+    """
+    seqlen = x.shape[1]
+    if attention_mask is None or seqlen == 1:  # a single token is never padding
+        return None, None
+    if attention_mask.dim() != 2 or attention_mask.shape[0] != x.shape[0] or attention_mask.shape[1] < seqlen:
+        raise ValueError(
+            f"`attention_mask` must be (batch, seqlen), here ({x.shape[0]}, {seqlen}), or longer if it covers cached "
+            f"tokens too; got {tuple(attention_mask.shape)}"
+        )
+    real = attention_mask[:, -seqlen:].bool()
+    if not torch.compiler.is_compiling() and bool(real.all()):
+        return None, None
+    return torch.argsort((~real).int(), dim=1, stable=True), real.sum(1)
+
+
+def _restore(x: Float[Tensor, "b l d"], order: Int[Tensor, "b l"] | None) -> Float[Tensor, "b l d"]:
+    """Undo `_real_tokens_first`."""
+    return x if order is None else torch.zeros_like(x).scatter(1, order[..., None].expand_as(x), x)
+
+
+class DiffMambaForCausalLM(DiffMambaPreTrainedModel, GenerationMixin):
+    """`DiffMambaModel` with a head that predicts the next token."""
+
+    _tied_weights_keys = {"lm_head.weight": "backbone.embedding.weight"}  # noqa: RUF012  # as above
+
+    def __init__(self, config: DiffMambaConfig) -> None:
+        super().__init__(config)
+        self.backbone = DiffMambaModel(config)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.backbone.embedding
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.backbone.embedding = value
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "b l"] | None = None,
+        attention_mask: Tensor | None = None,
+        *,
+        inputs_embeds: Float[Tensor, "b l d"] | None = None,
+        cache_params: Cache | None = None,
+        seq_idx: Int[Tensor, "b l"] | None = None,
+        labels: Int[Tensor, "b l"] | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **loss_options: Any,
+    ) -> DiffMambaCausalLMOutput:
+        """As `DiffMambaModel.forward`, and:
+
+        Args:
+            labels: token ids, shifted by the model: position t is predicted from the tokens before it; -100 is ignored.
+            logits_to_keep: compute logits of the last n tokens only (0: of all), or of these positions.
+            loss_options: for transformers' loss, e.g. `num_items_in_batch`.
+        """
+        outputs = self.backbone(
+            input_ids,
+            attention_mask,
+            inputs_embeds=inputs_embeds,
+            cache_params=cache_params,
+            seq_idx=seq_idx,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **loss_options)
+        return DiffMambaCausalLMOutput(loss, logits, outputs.cache_params, outputs.hidden_states)
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+        """transformers' own, without what a recurrent model does not take; it looks for the name `kwargs`."""
+        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        inputs.pop("position_ids", None)
+        return inputs
