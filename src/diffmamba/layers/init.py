@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ def init_weights(module: nn.Module, *, std: float = 0.02, residual_scale: float 
             _fill(writer.weight, lambda w: _uniform_fan_in(w).mul_(residual_scale))
 
 
-def _init_mixer(mixer: nn.Module) -> None:
+def _init_mixer(mixer: Any) -> None:
     """What Mamba-1 and Mamba-2 hold themselves, and the two children whose start is not that of their kind."""
     _fill(mixer.D, lambda d: d.fill_(1.0))
     if mixer.A_log.dim() == 2:
@@ -100,7 +101,7 @@ def _uniform_fan_in(weight: Tensor) -> Tensor:
     return weight.uniform_(-bound, bound)
 
 
-def _steps(mixer: nn.Module, like: Tensor) -> Tensor:
+def _steps(mixer: Any, like: Tensor) -> Tensor:
     """Step sizes, log-uniform in [dt_min, dt_max], at least dt_init_floor, one for each entry of `like`."""
     low, high = math.log(mixer.dt_min), math.log(mixer.dt_max)
     uniform = torch.rand(like.shape, dtype=torch.float32, device=like.device)

@@ -116,13 +116,13 @@ class Mamba(nn.Module):
             y, ssm_state = selective_scan_step(x, state.ssm_state, dt, self._A(), B, C, **self._scan_options())
             y = y.unsqueeze(1)
         else:
-            first = MixerState(None, None) if state is None else state
+            conv_first, ssm_first = (None, None) if state is None else state
             x, conv_state = causal_conv1d(
-                x, weight, self.conv1d.bias, initial_states=first.conv_state, seq_idx=seq_idx, lengths=lengths
+                x, weight, self.conv1d.bias, initial_states=conv_first, seq_idx=seq_idx, lengths=lengths
             )
             x, dt, B, C = self._project(x)
             y, ssm_state = selective_scan(
-                x, dt, self._A(), B, C, initial_states=first.ssm_state, seq_idx=seq_idx, lengths=lengths,
+                x, dt, self._A(), B, C, initial_states=ssm_first, seq_idx=seq_idx, lengths=lengths,
                 **self._scan_options(),
             )  # fmt: skip
         return self._combine(y, z, u), MixerState(conv_state, ssm_state)

@@ -151,13 +151,13 @@ class Mamba2(nn.Module):
             y, ssm_state = ssd_step(x, state.ssm_state, dt[:, 0], self._A(), B, C, **self._scan_options())
             y = y.unsqueeze(1)
         else:
-            first = MixerState(None, None) if state is None else state
+            conv_first, ssm_first = (None, None) if state is None else state
             xBC, conv_state = causal_conv1d(
-                xBC, weight, self.conv1d.bias, initial_states=first.conv_state, seq_idx=seq_idx, lengths=lengths
+                xBC, weight, self.conv1d.bias, initial_states=conv_first, seq_idx=seq_idx, lengths=lengths
             )
             x, B, C = self._split(xBC)
             y, ssm_state = ssd(
-                x, dt, self._A(), B, C, chunk_size=self.chunk_size, initial_states=first.ssm_state, seq_idx=seq_idx,
+                x, dt, self._A(), B, C, chunk_size=self.chunk_size, initial_states=ssm_first, seq_idx=seq_idx,
                 lengths=lengths, **self._scan_options(),
             )  # fmt: skip
         return self._combine(y.flatten(-2), z, u), MixerState(conv_state, ssm_state)
@@ -188,7 +188,7 @@ class Mamba2(nn.Module):
         if self.norm is None:
             y = y * F.silu(z)
         else:
-            weight = self.norm.weight
+            weight: Tensor = self.norm.weight
             if signs is not None and signs.dim() == 1:  # the same for all tokens: free, as part of the norm's weight
                 weight, signs = weight * signs, None
             y = gated_rms_norm(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
-from ..layers import MLP, Mamba, Mamba2, MixerState, RMSNorm, init_weights
+from ..layers import MLP, Mamba, Mamba2, MixerState, MLPKind, RMSNorm, init_weights
 from .cache import read_state, write_state
 from .config import LAYERS, DiffMambaConfig
 
@@ -22,28 +22,15 @@ from .config import LAYERS, DiffMambaConfig
 def build_mixer(config: DiffMambaConfig, layer_idx: int) -> Mamba | Mamba2:
     """The mixer of one layer, sized by the config."""
     mixer, branches = LAYERS[config.layer_names[layer_idx]]
-    shared: dict[str, Any] = {
-        name: getattr(config, name)
-        for name in (
-            *("d_state", "d_conv", "expand", "headdim", "dt_min", "dt_max", "dt_init_floor", "bias", "conv_bias"),
-            *("site", "lambda_policy", "post_norm", "matching"),
-        )
-    }
-    shared |= {"layer_idx": layer_idx, "branches": branches}
+    both = ("d_state", "d_conv", "expand", "headdim", "dt_min", "dt_max", "dt_init_floor", "bias", "conv_bias")
+    both += ("site", "lambda_policy", "post_norm", "matching")
+    own = ("dt_rank",) if mixer == "mamba" else ("ngroups", "D_has_hdim", "rmsnorm", "norm_before_gate", "chunk_size")
+    sizes: dict[str, Any] = {name: getattr(config, name) for name in both + own}
+    sizes |= {"layer_idx": layer_idx, "branches": branches}
     if mixer == "mamba":
-        return Mamba(config.d_model, dt_rank=config.dt_rank, **shared)
-    return Mamba2(
-        config.d_model,
-        ngroups=config.ngroups,
-        A_init_range=tuple(config.A_init_range),
-        D_has_hdim=config.D_has_hdim,
-        rmsnorm=config.rmsnorm,
-        norm_before_gate=config.norm_before_gate,
-        dt_limit=tuple(config.dt_limit),
-        chunk_size=config.chunk_size,
-        norm_eps=config.norm_epsilon,
-        **shared,
-    )
+        return Mamba(config.d_model, **sizes)
+    sizes |= {"A_init_range": tuple(config.A_init_range), "dt_limit": tuple(config.dt_limit)}
+    return Mamba2(config.d_model, norm_eps=config.norm_epsilon, **sizes)
 
 
 class DiffMambaBlock(GradientCheckpointingLayer):
@@ -55,7 +42,7 @@ class DiffMambaBlock(GradientCheckpointingLayer):
         self.mixer = build_mixer(config, layer_idx)
         d_intermediate = config.d_intermediates[layer_idx]
         self.norm2 = RMSNorm(config.d_model, config.norm_epsilon) if d_intermediate else None
-        self.mlp = MLP(config.d_model, d_intermediate, config.mlp) if d_intermediate else None
+        self.mlp = MLP(config.d_model, d_intermediate, cast(MLPKind, config.mlp)) if d_intermediate else None
         self.prenorm, self.dropout, self.residual_in_fp32 = (
             config.norm_order == "pre",
             config.dropout,
@@ -147,7 +134,7 @@ class DiffMambaModel(DiffMambaPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.embedding
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.embedding = value
 
     def forward(
@@ -242,7 +229,7 @@ class DiffMambaForCausalLM(DiffMambaPreTrainedModel, GenerationMixin):
     def get_input_embeddings(self) -> nn.Module:
         return self.backbone.embedding
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.backbone.embedding = value
 
     def forward(

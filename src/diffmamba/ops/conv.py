@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ._common import Backend, real_tokens, resolve
+from ._common import Backend, resolve
 
 
 class ConvOutput(NamedTuple):
