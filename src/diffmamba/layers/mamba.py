@@ -44,7 +44,8 @@ class Mamba(nn.Module):
     """
 
     def __init__(
-        self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2, dt_rank: int | Literal["auto"] = "auto",
+        self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2,
+        dt_rank: int | Literal["auto"] = "auto",
         *, dt_min: float = 0.001, dt_max: float = 0.1, dt_init: Literal["random", "constant"] = "random",
         dt_scale: float = 1.0, dt_init_floor: float = 1e-4, conv_bias: bool = True, bias: bool = False,
         layer_idx: int | None = None, headdim: int = 64, branches: int = 1, site: Site = "block",
