@@ -22,8 +22,8 @@ from .config import LAYERS, DiffMambaConfig
 def build_mixer(config: DiffMambaConfig, layer_idx: int) -> Mamba | Mamba2:
     """The mixer of one layer, sized by the config."""
     mixer, branches = LAYERS[config.layer_names[layer_idx]]
-    both: tuple[str, ...] = ("d_state", "d_conv", "expand", "headdim", "dt_min", "dt_max", "dt_init_floor", "bias", "conv_bias")
-    both += ("site", "lambda_policy", "post_norm", "matching")
+    both: tuple[str, ...] = ("d_state", "d_conv", "expand", "headdim", "dt_min", "dt_max", "dt_init_floor")
+    both += ("bias", "conv_bias", "site", "lambda_policy", "post_norm", "matching")
     own = ("dt_rank",) if mixer == "mamba" else ("ngroups", "D_has_hdim", "rmsnorm", "norm_before_gate", "chunk_size")
     sizes: dict[str, Any] = {name: getattr(config, name) for name in both + own}
     sizes |= {"layer_idx": layer_idx, "branches": branches}

@@ -1,0 +1,8 @@
+"""Text as token streams, and generated tasks."""
+
+from .mqar import MQAR as MQAR
+from .stream import TokenWindows as TokenWindows
+from .text import Corpus as Corpus
+from .text import load_corpus as load_corpus
+from .tokenizer import byte_tokenizer as byte_tokenizer
+from .tokenizer import load_tokenizer as load_tokenizer

@@ -1,0 +1,69 @@
+"""Multi-query associative recall (MQAR, arXiv 2312.04927): key-value pairs, then some of the keys again.
+
+    input_ids   k1 v1 k2 v2 k3 v3  .  k2  .  .  k1  .  k3  .
+    labels       -  -  -  -  -  -  -  -  v2  -  -  v1  -  v3
+
+At each later key the model is to say its value; labels stand one to the right, as for any language model. The dots
+are a filler token. Keys come from the lower half of the vocabulary (without 0, the filler), values from the upper.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+IGNORED = -100
+
+
+class MQAR(Dataset[dict[str, Tensor]]):
+    """Examples of {"input_ids", "labels"}, (seqlen) each; item i depends on the seed and i alone.
+
+    Args:
+        size: number of examples.
+        seqlen: tokens an example.
+        pairs: key-value pairs in each, all asked for once.
+        vocab_size: ids 0 (filler), 1 ... vocab_size / 2 - 1 (keys), and the rest (values).
+        seed: different seeds share no example but by chance.
+        power: the gaps between pairs and questions are drawn with weights 1 / (1 + gap)^power.
+
+    Raises:
+        ValueError: more pairs than keys, or an example too short for its pairs and questions.
+    """
+
+    def __init__(
+        self, size: int, *, seqlen: int, pairs: int, vocab_size: int = 256, seed: int = 0, power: float = 0.5
+    ) -> None:
+        self.n_keys = vocab_size // 2 - 1
+        if pairs < 1 or pairs > self.n_keys:
+            raise ValueError(f"`pairs` must be 1 to {self.n_keys} with vocab_size={vocab_size}; got {pairs}")
+        if seqlen < 3 * pairs + 1:
+            raise ValueError(
+                f"`seqlen` must be at least 3 * pairs + 1 = {3 * pairs + 1}, to hold each pair and its key again; "
+                f"got {seqlen}"
+            )
+        self.size, self.seqlen, self.pairs, self.vocab_size, self.seed = size, seqlen, pairs, vocab_size, seed
+        gaps = (1.0 + np.arange(seqlen - 1 - 2 * pairs)) ** -power  # the last position has no label of its own
+        self._weights = gaps / gaps.sum()
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of answering with a random one of the values in the example."""
+        return 1 / self.pairs
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        if not 0 <= index < self.size:
+            raise IndexError(f"index {index} of {self.size} examples")
+        rng = np.random.default_rng([self.seed, index])
+        keys = 1 + rng.permutation(self.n_keys)[: self.pairs]
+        values = rng.integers(self.vocab_size // 2, self.vocab_size, self.pairs)
+        input_ids = np.zeros(self.seqlen, dtype=np.int64)
+        labels = np.full(self.seqlen, IGNORED, dtype=np.int64)
+        input_ids[0 : 2 * self.pairs : 2], input_ids[1 : 2 * self.pairs : 2] = keys, values
+        asked = 2 * self.pairs + rng.choice(len(self._weights), self.pairs, replace=False, p=self._weights)
+        input_ids[asked], labels[asked + 1] = keys, values
+        return {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}

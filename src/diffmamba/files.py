@@ -1,0 +1,42 @@
+"""Files and folders that are whole or not there: written aside, then renamed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """A path to write to; the file takes the place of `path` if the block ends well, and vanishes if not."""
+    aside = path.with_name(path.name + ".part")
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file; a reader sees the old text or the new one, never a part."""
+    with replaced_file(path) as aside:
+        aside.write_text(text)
+
+
+@contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """An empty folder to fill; it takes the place of `path` if the block ends well, and vanishes if not."""
+    aside, old = path.with_name(path.name + ".part"), path.with_name(path.name + ".old")
+    for leftover in (aside, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        if path.exists():
+            path.rename(old)
+        aside.rename(path)
+    finally:
+        for leftover in (aside, old):
+            shutil.rmtree(leftover, ignore_errors=True)

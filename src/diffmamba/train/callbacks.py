@@ -1,0 +1,149 @@
+"""What happens around training steps: lines in metrics.jsonl, the progress bar, saved models, Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState
+
+from ..files import replaced_folder
+from .run_folder import RunFolder
+
+
+def progress_bar() -> Progress:
+    """Steps done, loss, tokens a second, and the time left."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns)
+
+
+class Recorder(TrainerCallback):
+    """Writes metrics, moves the bar, and keeps the best and the last model.
+
+    Args:
+        folder: of the run.
+        tokens_per_step: over all devices.
+        summarize: metrics of an evaluation -> those to record.
+        tokenizer: saved beside every model, if there is one.
+        progress: bar to move.
+        label: of the bar.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        tokens_per_step: int,
+        summarize: Callable[[dict[str, float]], dict[str, float]],
+        tokenizer: PreTrainedTokenizerBase | None,
+        progress: Progress,
+        label: str,
+    ) -> None:
+        self.folder, self.tokens_per_step, self.summarize = folder, tokens_per_step, summarize
+        self.tokenizer, self.progress = tokenizer, progress
+        self.task = progress.add_task(label, total=None, status="")
+        self.seconds: list[float] = []
+        self.latest: dict[str, float] = {}
+
+    def tokens_per_second(self) -> float:
+        """From the median step, so that neither the first step nor a busy moment counts."""
+        return self.tokens_per_step / statistics.median(self.seconds) if self.seconds else float("nan")
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.folder.forget_after(state.global_step)
+        self.progress.update(self.task, total=state.max_steps, completed=state.global_step)
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.started = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.seconds.append(time.perf_counter() - self.started)
+        shown = [f"{name} {value:.3f}" for name, value in self.latest.items()]
+        status = "  ".join([*shown, f"{self.tokens_per_second():,.0f} tokens/s"])
+        self.progress.update(self.task, completed=state.global_step, status=status)
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any) -> None:
+        if not state.is_world_process_zero or not logs or "loss" not in logs:
+            return
+        self.latest["loss"] = logs["loss"]
+        line = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs}
+        tokens = state.global_step * self.tokens_per_step
+        speed = round(self.tokens_per_second(), 1)
+        self.folder.append_metrics({"step": state.global_step, "tokens": tokens, **line, "tokens_per_second": speed})
+
+    def on_evaluate(
+        self,
+        args: Any,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: Any = None,
+        model: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not state.is_world_process_zero or model is None:
+            return
+        summary = self.summarize(metrics)
+        self.latest |= summary
+        tokens = state.global_step * self.tokens_per_step
+        self.folder.append_metrics({"step": state.global_step, "tokens": tokens, **summary})
+        if state.best_metric is None or metrics["eval_loss"] < state.best_metric:
+            self.save_model(model, "best")
+
+    def on_save(
+        self,
+        args: Any,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if state.is_world_process_zero and model is not None:
+            self.save_model(model, "last")
+
+    def save_model(self, model: PreTrainedModel, name: str) -> None:
+        with replaced_folder(self.folder.path / name) as folder:
+            model.save_pretrained(folder)
+            if self.tokenizer is not None:
+                self.tokenizer.save_pretrained(folder)
+
+
+class Interrupt(TrainerCallback):
+    """The first Ctrl-C finishes the step, saves and stops; the second stops at once."""
+
+    happened = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        def note(signum: int, frame: Any) -> None:
+            self.happened = True
+            signal.signal(signal.SIGINT, before)
+
+        try:
+            before = signal.signal(signal.SIGINT, note)
+        except ValueError:  # not in the main thread, where no signal arrives
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.happened:
+            control.should_save = control.should_training_stop = True
+
+
+def model_folder(path: Path) -> Path:
+    """The model in a folder: the folder itself, or the best of a run."""
+    return path if (path / "config.json").exists() else path / "best"

@@ -1,0 +1,118 @@
+"""Fit a model to a dataset: the one training loop that every command uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.progress import Progress
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainingArguments
+
+from ..errors import RunError
+from .callbacks import Interrupt, Recorder
+from .run_folder import RunFolder
+from .settings import FitSettings
+from .trainer import DiffMambaTrainer, last_checkpoint
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a model learns and how it is measured.
+
+    Args:
+        train: examples in the order they are learnt from; at least steps * batch size of them.
+        test: held-out examples.
+        seqlen: tokens an example.
+        summarize: metrics of the Trainer's evaluation ("eval_loss", ...) -> those to record.
+        compute_metrics: predictions and labels -> more metrics; None to measure the loss alone.
+        tokenizer: saved with the model.
+    """
+
+    train: Dataset[dict[str, Tensor]]
+    test: Dataset[dict[str, Tensor]]
+    seqlen: int
+    summarize: Callable[[dict[str, float]], dict[str, float]]
+    compute_metrics: Callable[[Any], dict[str, float]] | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
+
+
+def fit(
+    model: PreTrainedModel, task: Task, settings: FitSettings, folder: RunFolder, progress: Progress, label: str
+) -> dict[str, float]:
+    """Train a model, or go on from the folder's last checkpoint, and measure it at the end.
+
+    Returns:
+        The last measurement, as `task.summarize` gives it, and "tokens_per_second".
+
+    Raises:
+        RunError: the loss is no finite number.
+        KeyboardInterrupt: after Ctrl-C, once the state is saved.
+    """
+    checkpoints = folder.path / "checkpoints"
+    checkpoint = last_checkpoint(checkpoints)
+    tokens_per_step = settings.batch_size * settings.accumulate * task.seqlen
+    recorder = Recorder(folder, tokens_per_step, task.summarize, task.tokenizer, progress, label)
+    interrupt = Interrupt()
+    trainer = DiffMambaTrainer(
+        model=model,
+        args=_arguments(settings, str(checkpoints), loss_only=task.compute_metrics is None),
+        train_dataset=task.train,
+        eval_dataset=task.test,
+        compute_metrics=task.compute_metrics,
+        preprocess_logits_for_metrics=_most_likely,
+        callbacks=[recorder, interrupt],
+    )
+    trainer.remove_callback(PrinterCallback)
+    with interrupt.listening():
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if trainer.state.global_step < settings.steps:
+        if interrupt.happened:
+            raise KeyboardInterrupt
+        raise RunError(f"the data ended at step {trainer.state.global_step} of {settings.steps}")
+    measured = [line for line in folder.metrics() if "loss" not in line]
+    return {k: v for k, v in measured[-1].items() if k not in ("step", "tokens")} | {
+        "tokens_per_second": recorder.tokens_per_second()
+    }
+
+
+def _arguments(settings: FitSettings, output_dir: str, *, loss_only: bool) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=output_dir,
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulate,
+        optim="adamw_torch",
+        learning_rate=settings.lr,
+        lr_scheduler_type="cosine",
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        adam_beta2=settings.beta2,
+        max_grad_norm=settings.clip,
+        logging_strategy="steps",
+        logging_steps=settings.log_every,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps",
+        eval_steps=settings.eval_every,
+        prediction_loss_only=loss_only,
+        label_names=["labels"],
+        save_strategy="steps",
+        save_steps=settings.eval_every,
+        metric_for_best_model="loss",
+        greater_is_better=False,
+        seed=settings.seed,
+        bf16=settings.bf16,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        report_to=[],
+        disable_tqdm=True,
+    )
+
+
+def _most_likely(logits: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
+    """Keep only the most likely token of each position, so that an evaluation does not fill the memory with logits."""
+    return (logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
