@@ -68,9 +68,10 @@ def selective_scan_torch(
         decay = decay * continues(seq_idx)[..., None, None]
     inputs = ((dt * x).unflatten(2, groups)[..., None] * B.unsqueeze(3)).flatten(2, 3)
     first = torch.zeros_like(decay[:, 0]) if initial_states is None else initial_states.to(x.dtype)
-    states = linear_scan(decay, inputs, first)
+    before, final_states = linear_scan(decay, inputs, first)
+    states = torch.addcmul(inputs, decay, before)
     y = (states.unflatten(2, groups) @ C.unsqueeze(-1)).squeeze(-1).flatten(2)
-    return SelectiveScanOutput(y if D is None else torch.addcmul(y, x, D), states[:, -1])
+    return SelectiveScanOutput(y if D is None else torch.addcmul(y, x, D), final_states)
 
 
 def selective_scan_step(

@@ -96,15 +96,14 @@ def ssd_torch(
         first = x.new_zeros(batch, ngroups, d_state, *groups[1:], headdim)
     else:
         first = initial_states.to(x.dtype).unflatten(1, groups).permute(0, 1, 4, 2, 3)  # b g n r p
-    ends = linear_scan(survives[..., None, :, None], added.unflatten(-1, (-1, headdim)), first)  # b c g n r p
-    starts = torch.cat([first.unsqueeze(1), ends[:, :-1]], dim=1).flatten(4)
+    starts, last = linear_scan(survives[..., None, :, None], added.unflatten(-1, (-1, headdim)), first)  # b c g n r p
 
     # 4. What that state adds to the outputs.
     from_start = cum.exp() if packed is None else cum.exp() * packed.reached_by_start()
-    Y_before = (C @ starts).unflatten(-1, (-1, headdim))  # b c g l r p
+    Y_before = (C @ starts.flatten(4)).unflatten(-1, (-1, headdim))  # b c g l r p
     Y = torch.addcmul(Y_inside.transpose(3, 4), Y_before, from_start.mT[..., None])
     y = Y.transpose(2, 3).reshape(batch, -1, nheads, headdim)[:, :seqlen]
-    final_states = ends[:, -1].permute(0, 1, 3, 4, 2).reshape(batch, nheads, headdim, d_state)
+    final_states = last.permute(0, 1, 3, 4, 2).reshape(batch, nheads, headdim, d_state)
     return SSDOutput(y if D is None else torch.addcmul(y, x, _per_head(D)), final_states)
 
 

@@ -1,10 +1,10 @@
 """The folder of a run: what it was started with, its metrics, its checkpoints.
 
-    run.json         the settings it was started with
-    metrics.jsonl    a line every few steps
-    curve.png        the same, drawn
-    best/, last/     models in Hugging Face format
-    checkpoints/     all that is needed to go on
+run.json         the settings it was started with
+metrics.jsonl    a line every few steps
+curve.png        the same, drawn
+best/, last/     models in Hugging Face format
+checkpoints/     all that is needed to go on
 """
 
 from __future__ import annotations
