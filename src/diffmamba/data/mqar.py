@@ -23,26 +23,28 @@ class MQAR(Dataset[dict[str, Tensor]]):
     Args:
         size: number of examples.
         seqlen: tokens an example.
-        pairs: key-value pairs in each, all asked for once.
+        pairs: key-value pairs in each.
+        queries: questions in each, by default one for each pair; with more, keys are asked for again in turn.
         vocab_size: ids 0 (filler), 1 ... vocab_size / 2 - 1 (keys), and the rest (values).
         seed: different seeds share no example but by chance.
         power: the gaps between pairs and questions are drawn with weights 1 / (1 + gap)^power.
 
     Raises:
-        ValueError: more pairs than keys, or an example too short for its pairs and questions.
+        ValueError: more pairs than keys, fewer questions than pairs, or an example too short for both.
     """
 
     def __init__(
-        self, size: int, *, seqlen: int, pairs: int, vocab_size: int = 256, seed: int = 0, power: float = 0.5
-    ) -> None:
+        self, size: int, *, seqlen: int, pairs: int, queries: int | None = None, vocab_size: int = 256, seed: int = 0,
+        power: float = 0.5,
+    ) -> None:  # fmt: skip
         self.n_keys = vocab_size // 2 - 1
+        self.queries = pairs if queries is None else queries
         if pairs < 1 or pairs > self.n_keys:
             raise ValueError(f"`pairs` must be 1 to {self.n_keys} with vocab_size={vocab_size}; got {pairs}")
-        if seqlen < 3 * pairs + 1:
-            raise ValueError(
-                f"`seqlen` must be at least 3 * pairs + 1 = {3 * pairs + 1}, to hold each pair and its key again; "
-                f"got {seqlen}"
-            )
+        if self.queries < pairs:
+            raise ValueError(f"`queries` must be at least `pairs`, {pairs}; got {queries}")
+        if seqlen < (shortest := 2 * pairs + self.queries + 1):
+            raise ValueError(f"`seqlen` must be at least 2 * pairs + queries + 1 = {shortest}; got {seqlen}")
         self.size, self.seqlen, self.pairs, self.vocab_size, self.seed = size, seqlen, pairs, vocab_size, seed
         gaps = (1.0 + np.arange(seqlen - 1 - 2 * pairs)) ** -power  # the last position has no label of its own
         self._weights = gaps / gaps.sum()
@@ -64,6 +66,7 @@ class MQAR(Dataset[dict[str, Tensor]]):
         input_ids = np.zeros(self.seqlen, dtype=np.int64)
         labels = np.full(self.seqlen, IGNORED, dtype=np.int64)
         input_ids[0 : 2 * self.pairs : 2], input_ids[1 : 2 * self.pairs : 2] = keys, values
-        asked = 2 * self.pairs + rng.choice(len(self._weights), self.pairs, replace=False, p=self._weights)
-        input_ids[asked], labels[asked + 1] = keys, values
+        positions = 2 * self.pairs + rng.choice(len(self._weights), self.queries, replace=False, p=self._weights)
+        asked = np.arange(self.queries) % self.pairs
+        input_ids[positions], labels[positions + 1] = keys[asked], values[asked]
         return {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}

@@ -5,6 +5,7 @@ Long time axes are cut into about sqrt(t) blocks that run side by side, so that 
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -40,7 +41,7 @@ def _scan(a: Tensor, x: Tensor, h: Tensor, reverse: bool) -> ScanStates:
         for t in times[1:]:
             local = torch.addcmul(x_blocks[:, :, t], a_blocks[:, :, t], local)
             decay = decay * a_blocks[:, :, t]
-        for k, k_next in zip(blocks, blocks[1:], strict=False):
+        for k, k_next in itertools.pairwise(blocks):
             starts[k_next] = torch.addcmul(local[:, k], decay[:, k], starts[k])
     state = torch.stack(starts, dim=1)
     for t in times:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import matplotlib
-
-matplotlib.use("Agg")
 import math
 
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from ..files import replaced_file
 from .run_folder import RunFolder
@@ -20,13 +17,13 @@ def draw_curve(folder: RunFolder) -> None:
     test = [(line["step"], line["bits_per_byte"]) for line in lines if "bits_per_byte" in line]
     if not train:
         return
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.add_subplot()
     axes.plot(*zip(*train, strict=True), color="0.7", linewidth=1, label="training, bits per token")
     if test:
         axes.plot(*zip(*test, strict=True), "o-", markersize=3, label="held out, bits per byte")
-    axes.set(xlabel="step", ylabel="bits", title=str(folder.path.name))
+    axes.set(xlabel="step", ylabel="bits", title=folder.path.name)
     axes.grid(alpha=0.3)
     axes.legend()
     with replaced_file(folder.path / "curve.png") as path:
         figure.savefig(path, dpi=150, format="png")
-    plt.close(figure)

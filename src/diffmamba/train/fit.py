@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 from rich.progress import Progress
 from torch import Tensor
-from torch.utils.data import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 
 from ..errors import RunError
 from .callbacks import Interrupt, Recorder
 from .run_folder import RunFolder
 from .settings import FitSettings
+from .tasks import Task
 from .trainer import DiffMambaTrainer, last_checkpoint
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a model learns and how it is measured.
-
-    Args:
-        train: examples in the order they are learnt from; at least steps * batch size of them.
-        test: held-out examples.
-        seqlen: tokens an example.
-        summarize: metrics of the Trainer's evaluation ("eval_loss", ...) -> those to record.
-        compute_metrics: predictions and labels -> more metrics; None to measure the loss alone.
-        tokenizer: saved with the model.
-    """
-
-    train: Dataset[dict[str, Tensor]]
-    test: Dataset[dict[str, Tensor]]
-    seqlen: int
-    summarize: Callable[[dict[str, float]], dict[str, float]]
-    compute_metrics: Callable[[Any], dict[str, float]] | None = None
-    tokenizer: PreTrainedTokenizerBase | None = None
 
 
 def fit(

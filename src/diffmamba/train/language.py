@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import tyro
-from transformers import PreTrainedTokenizerBase
 
-from ..data import Corpus, TokenWindows, load_corpus, load_tokenizer
-from ..models import DiffMambaConfig, DiffMambaForCausalLM, build_config
+from ..data import load_corpus, load_tokenizer
+from ..models import DiffMambaForCausalLM
 from .callbacks import progress_bar
 from .curves import draw_curve
-from .fit import Task, fit
+from .fit import fit
 from .run_folder import RunFolder
-from .settings import FitSettings
+from .settings import LanguageSettings
+from .tasks import language_config, language_task
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(FitSettings):
+class TrainConfig(LanguageSettings):
     """Train a language model on text, and measure bits per byte on files it does not see."""
 
     preset: Annotated[str, tyro.conf.Positional]
@@ -37,10 +36,6 @@ class TrainConfig(FitSettings):
     """Architecture, as name or name:field=value:..., e.g. mamba2, diff_mamba2:lambda_policy=token."""
     tokenizer: Path | None = None
     """Hugging Face tokenizer, a folder or a tokenizer.json; by default bytes."""
-    seqlen: int = 256
-    """Tokens a sequence."""
-    eval_windows: int = 64
-    """Held-out sequences to measure on."""
     resume: bool = False
     """Go on with the run in `out`."""
     overwrite: bool = False
@@ -57,7 +52,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     tokenizer = load_tokenizer(config.tokenizer)
     model_config = language_config(config.preset, config.arch, tokenizer)
     corpus = load_corpus(config.data, tokenizer, config.held_out)
-    task = language_task(corpus, tokenizer, config, config.seqlen, config.eval_windows)
+    task = language_task(corpus, tokenizer, config)
     torch.manual_seed(config.seed)
     model = DiffMambaForCausalLM(model_config)
     folder = RunFolder(config.out, config.settings(), resume=config.resume, overwrite=config.overwrite)
@@ -71,28 +66,3 @@ def train(config: TrainConfig) -> dict[str, float]:
             return fit(model, task, config, folder, progress, config.arch)
         finally:
             draw_curve(folder)
-
-
-def language_config(preset: str, arch: str, tokenizer: PreTrainedTokenizerBase, **changes: Any) -> DiffMambaConfig:
-    """A preset's config with the vocabulary of a tokenizer, padded to a multiple of 16."""
-    vocab_size = 16 * math.ceil(len(tokenizer) / 16)
-    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    return build_config(preset, arch, vocab_size=vocab_size, **ids, **changes)
-
-
-def language_task(
-    corpus: Corpus, tokenizer: PreTrainedTokenizerBase, settings: FitSettings, seqlen: int, eval_windows: int
-) -> Task:
-    """Next-token prediction, measured in bits per byte: comparable between tokenizers, as nats a token are not."""
-    size = settings.steps * settings.batch_size * settings.accumulate * max(1, torch.cuda.device_count())
-
-    def bits_per_byte(metrics: dict[str, float]) -> dict[str, float]:
-        return {"bits_per_byte": metrics["eval_loss"] / math.log(2) / corpus.bytes_per_token}
-
-    return Task(
-        train=TokenWindows(corpus.train, seqlen, size, settings.seed),
-        test=TokenWindows(corpus.held_out, seqlen, eval_windows),
-        seqlen=seqlen,
-        summarize=bits_per_byte,
-        tokenizer=tokenizer,
-    )

@@ -44,3 +44,13 @@ class FitSettings:
     @property
     def warmup_steps(self) -> int:
         return min(1000, self.steps // 10) if self.warmup is None else self.warmup
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageSettings(FitSettings):
+    """The same, and how text is cut into sequences."""
+
+    seqlen: int = 256
+    """Tokens a sequence."""
+    eval_windows: int = 64
+    """Held-out sequences to measure on."""

@@ -1,0 +1,89 @@
+"""The command line: a verb a job; a dataclass is its flags."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from safetensors import SafetensorError
+
+from .bench import BenchConfig, bench
+from .compare import CompareConfig, compare, tables
+from .errors import RunError
+from .generate import GenerateConfig, generate
+from .train import TrainConfig, train
+
+FAILED = 2
+
+
+def _train(config: TrainConfig) -> None:
+    measured = train(config)
+    bits, speed = measured["bits_per_byte"], measured["tokens_per_second"]
+    print(f"held out: {bits:.4f} bits per byte, {speed:,.0f} tokens/s; model, metrics and curve are in {config.out}")
+
+
+def _compare(config: CompareConfig) -> None:
+    report = compare(config)
+    # Wide enough for the table, whatever the terminal says: a cut column cannot be read.
+    console = Console(width=max(Console().width, 150))
+    for table in tables(report):
+        console.print(table)
+    for arch, text in report["samples"].items():
+        console.rule(f"sample from {arch}")
+        console.print(text, markup=False, highlight=False)
+    print(f"report.md, report.json and curves are in {config.out}")
+
+
+def _generate(config: GenerateConfig) -> None:
+    generate(config)
+
+
+def _bench(config: BenchConfig) -> None:
+    bench(config)
+
+
+Verb = (
+    Annotated[TrainConfig, tyro.conf.subcommand("train")]
+    | Annotated[GenerateConfig, tyro.conf.subcommand("generate")]
+    | Annotated[CompareConfig, tyro.conf.subcommand("compare")]
+    | Annotated[BenchConfig, tyro.conf.subcommand("bench")]
+)
+_JOBS: dict[type, Any] = {TrainConfig: _train, GenerateConfig: _generate, CompareConfig: _compare, BenchConfig: _bench}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code. What a user can mend is one line on stderr and code 2, no traceback."""
+    _quiet_libraries()
+    try:
+        config: Any = tyro.cli(
+            Verb, args=argv, prog="diffmamba", description="Differential Mamba language models.",
+            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagConversionOff),
+        )  # fmt: skip
+        _JOBS[type(config)](config)
+    except KeyboardInterrupt:
+        return _fail("interrupted; what was done is saved: run the same command with --resume to go on")
+    except (RunError, ValueError) as error:
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+    except SafetensorError as error:
+        return _fail(f"cannot read or write weights: {error}")
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(f"diffmamba: {' '.join(message.split())}", file=sys.stderr)
+    return FAILED
+
+
+def _quiet_libraries() -> None:
+    """Nothing is fetched, and no library draws a bar of its own."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
