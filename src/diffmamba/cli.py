@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config: Any = tyro.cli(
             Verb, args=argv, prog="diffmamba", description="Differential Mamba language models.",
-            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagConversionOff),
+            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
         )  # fmt: skip
         _JOBS[type(config)](config)
     except KeyboardInterrupt:

@@ -18,7 +18,7 @@ from .errors import RunError
 class GenerateConfig:
     """Continue a prompt with a trained model; the text streams as it comes."""
 
-    model: Annotated[Path, tyro.conf.Positional]
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """Folder of a model, or of a run (its best model)."""
     prompt: str = "\n"
     """Text to continue."""
@@ -66,15 +66,8 @@ def generate(config: GenerateConfig) -> str:
     sampling: dict[str, Any] = {"do_sample": False}
     if config.temperature > 0:
         sampling = {"do_sample": True, "temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
-    return continue_text(
-        model,
-        tokenizer,
-        config.prompt,
-        config.seed,
-        streamer=streamer,
-        max_new_tokens=config.max_new_tokens,
-        **sampling,
-    )
+    sampling |= {"max_new_tokens": config.max_new_tokens}
+    return continue_text(model, tokenizer, config.prompt, config.seed, streamer=streamer, **sampling)
 
 
 def continue_text(

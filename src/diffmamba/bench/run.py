@@ -73,9 +73,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
     runs: dict[str, list[dict[str, float]]] = {config.arch: [], config.peer: []}
     for side in track([config.arch, config.peer] * config.rounds, description="measuring"):
         runs[side].append(_in_own_process(config, side))
-    table = Table(
-        "", config.arch, config.peer, "times as good", title="medians, and smallest to largest of all processes"
-    )
+    table = Table("", config.arch, config.peer, "times as good", title="medians of all processes (smallest to largest)")
     figures: dict[str, Any] = {"runs": runs, "ratios": {}}
     for name, title in ROWS.items():
         ours, peers = ([run[name] for run in runs[side]] for side in (config.arch, config.peer))

@@ -70,9 +70,8 @@ def measure(
         model(tokens(seqlen), use_cache=False)
 
     def decode() -> None:
-        model.generate(
-            tokens(16), do_sample=False, max_new_tokens=new_tokens, min_new_tokens=new_tokens, pad_token_id=0
-        )
+        length = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
+        model.generate(tokens(16), do_sample=False, pad_token_id=0, **length)
 
     train_s = median_seconds(step, repeats)
     model.eval()

@@ -106,9 +106,9 @@ def to_markdown(report: dict[str, Any]) -> str:
         lines += [f"## {TITLES[task]}", "", *(f"| {' | '.join(row)} |" for row in rows), ""]
         lines += [f"![{TITLES[task]}]({task}.png)", ""]
     lines += [
-        f"Mean over {settings['seeds']} seed(s) and 95 % interval (Student's t). All architectures of a seed saw the same "
-        'batches in the same order; "minus baseline" is the mean of the differences seed by seed. State bytes are what '
-        "one sequence keeps between two tokens. Chance is the accuracy of naming a random value of the example. "
+        f"Mean over {settings['seeds']} seed(s) and 95 % interval (Student's t). All architectures of a seed saw the "
+        "same batches in the same order; 'minus baseline' is the mean of the differences seed by seed. State bytes are "
+        "what one sequence keeps between two tokens. Chance is the accuracy of naming a random value of the example. "
         "Tokens/s are of training on this machine, from each run's median step; they vary with its load.",
         "",
     ]
@@ -122,7 +122,6 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
     """Write report.json, report.md and a picture a task."""
     write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
     for task in dict.fromkeys(cell["task"] for cell in report["cells"]):
-        draw_curves(
-            folder / f"{task}.png", [c for c in report["cells"] if c["task"] == task], METRICS[task], TITLES[task]
-        )
+        cells = [cell for cell in report["cells"] if cell["task"] == task]
+        draw_curves(folder / f"{task}.png", cells, METRICS[task], TITLES[task])
     write_text(folder / "report.md", to_markdown(report))

@@ -50,13 +50,15 @@ class RecallSettings(FitSettings):
 
     steps: int = 300
     batch_size: int = 64
-    lr: float = 5e-3
+    lr: float = 1e-2
     eval_every: int = 100
     seqlen: int = 32
     """Tokens an example."""
     pairs: int = 4
     """Key-value pairs an example."""
-    vocab_size: int = 64
+    queries: int = 12
+    """Questions an example."""
+    vocab_size: int = 32
     """Filler, keys and values."""
     d_model: int = 64
     """Width; the preset's is larger than the task needs."""
@@ -108,7 +110,7 @@ class CompareConfig:
 
 
 def compare(config: CompareConfig) -> dict[str, Any]:
-    """Train every cell that is not there yet, then write report.md, report.json and the pictures; returns the report."""
+    """Train every cell that is not there yet, then write report.md, report.json and the pictures; return the report."""
     tokenizer = load_tokenizer(config.tokenizer)
     archs, tasks = config.archs.split(","), config.tasks.split(",")
     configs = {(arch, task): _model_config(config, arch, task, tokenizer) for arch in archs for task in tasks}
@@ -120,9 +122,13 @@ def compare(config: CompareConfig) -> dict[str, Any]:
         overall = progress.add_task("all runs", total=len(plan), status="")
         for task, seed, arch in plan:
             cell_folder = folder.path / "cells" / f"{task}-{slug(arch)}-seed{seed}"
-            settings = dataclasses.replace(config.lm if task == "lm" else config.mqar, seed=seed)
-            learn = language_task(corpus, tokenizer, settings) if corpus and task == "lm" else _recall(settings)
-            cells.append(_cell(configs[arch, task], learn, settings, cell_folder, progress, (task, arch)))
+            if task == "lm" and corpus is not None:
+                lm = dataclasses.replace(config.lm, seed=seed)
+                cell = Cell(task, arch, lm, language_task(corpus, tokenizer, lm))
+            else:
+                mqar = dataclasses.replace(config.mqar, seed=seed)
+                cell = Cell(task, arch, mqar, _recall(mqar))
+            cells.append(cell.run(configs[arch, task], cell_folder, progress))
             progress.update(overall, advance=1)
     report = build_report(config.settings(), cells, _samples(folder.path, archs, tokenizer, corpus) if corpus else {})
     write_report(folder.path, report)
@@ -154,40 +160,43 @@ def _model_config(config: CompareConfig, arch: str, task: str, tokenizer: PreTra
 
 
 def _recall(settings: RecallSettings) -> Task:
-    sizes: dict[str, Any] = {name: getattr(settings, name) for name in ("seqlen", "pairs", "vocab_size")}
+    sizes: dict[str, Any] = {name: getattr(settings, name) for name in ("seqlen", "pairs", "queries", "vocab_size")}
     n_train = settings.steps * settings.batch_size * settings.accumulate
     # Seeds of training and test examples never meet: even ones train, odd ones test.
-    return recall_task(
-        MQAR(n_train, seed=2 * settings.seed, **sizes),
-        MQAR(settings.test_examples, seed=2 * settings.seed + 1, **sizes),
-    )
+    train = MQAR(n_train, seed=2 * settings.seed, **sizes)
+    return recall_task(train, MQAR(settings.test_examples, seed=2 * settings.seed + 1, **sizes))
 
 
-def _cell(
-    model_config: DiffMambaConfig, task: Task, settings: FitSettings, path: Path, progress: Progress,
-    names: tuple[str, str],
-) -> dict[str, Any]:  # fmt: skip
-    """One run: its measurements, its curve, and what its model costs; read back if it is finished already."""
-    result_file = path / "result.json"
-    if result_file.exists():
-        return json.loads(result_file.read_text())
-    torch.manual_seed(settings.seed)
-    model = DiffMambaForCausalLM(model_config)
-    folder = RunFolder(path, dataclasses.asdict(settings), resume=True)
-    label = f"{names[0]} {names[1]} seed {settings.seed}"
-    measured = fit(model, task, settings, folder, progress, label)
-    curve = [line for line in folder.metrics() if "loss" not in line]
-    result = {
-        "task": names[0],
-        "arch": names[1],
-        "seed": settings.seed,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "state_bytes": _state_bytes(model),
-        "measured": measured,
-        "curve": curve,
-    }
-    write_text(result_file, json.dumps(result, indent=2) + "\n")
-    return result
+@dataclass(frozen=True)
+class Cell:
+    """One run of a comparison: an architecture, a task, a seed."""
+
+    task: str
+    arch: str
+    settings: FitSettings
+    learn: Task
+
+    def run(self, model_config: DiffMambaConfig, path: Path, progress: Progress) -> dict[str, Any]:
+        """Its measurements, its curve, and what its model costs; read back if it is finished already."""
+        result_file = path / "result.json"
+        if result_file.exists():
+            return json.loads(result_file.read_text())
+        torch.manual_seed(self.settings.seed)
+        model = DiffMambaForCausalLM(model_config)
+        folder = RunFolder(path, dataclasses.asdict(self.settings), resume=True)
+        label = f"{self.task} {self.arch} seed {self.settings.seed}"
+        measured = fit(model, self.learn, self.settings, folder, progress, label)
+        result = {
+            "task": self.task,
+            "arch": self.arch,
+            "seed": self.settings.seed,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "state_bytes": _state_bytes(model),
+            "measured": measured,
+            "curve": [line for line in folder.metrics() if "loss" not in line],
+        }
+        write_text(result_file, json.dumps(result, indent=2) + "\n")
+        return result
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from .tasks import language_config, language_task
 class TrainConfig(LanguageSettings):
     """Train a language model on text, and measure bits per byte on files it does not see."""
 
-    preset: Annotated[str, tyro.conf.Positional]
+    preset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET")]
     """Size: tiny, 370m, ... (an unknown name lists them all)."""
     out: Path
     """Folder to write to."""
