@@ -1,0 +1,75 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from tolerance import assert_close, compare_backends
+
+from diffmamba.ops import causal_conv1d, causal_conv1d_step
+
+
+def make(seqlen, batch=2, channels=6, width=4, states=True, dtype=torch.float64):
+    return {
+        "x": torch.randn(batch, seqlen, channels, dtype=dtype),
+        "weight": torch.randn(channels, width, dtype=dtype),
+        "bias": torch.randn(channels, dtype=dtype),
+        "initial_states": torch.randn(batch, channels, width, dtype=dtype) if states else None,
+    }
+
+
+@pytest.mark.usefixtures("nan_filled_empty")
+@pytest.mark.parametrize("seqlen", [1, 2, 7, 65])
+@pytest.mark.parametrize("width", [2, 4])
+def test_torch_equals_naive(seqlen, width):
+    compare_backends(causal_conv1d, make(seqlen, width=width))
+
+
+def test_other_options():
+    compare_backends(causal_conv1d, make(9, states=False) | {"bias": None}, activation=None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_low_precision(dtype):
+    compare_backends(causal_conv1d, make(65), dtype=dtype)
+
+
+@pytest.mark.parametrize("seqlen", [7, 65])
+def test_packed_rows_and_padding(seqlen):
+    seq_idx = torch.randint(0, 2, (2, seqlen)).cumsum(1) // 3
+    compare_backends(causal_conv1d, make(seqlen) | {"seq_idx": seq_idx, "lengths": torch.tensor([seqlen, seqlen - 6])})
+
+
+def test_equals_pytorch():
+    inputs = make(20, states=False)
+    x, weight = inputs["x"].mT, inputs["weight"][:, None]
+    oracle = F.silu(F.conv1d(x, weight, inputs["bias"], padding=3, groups=6)[..., :20]).mT
+    assert_close(causal_conv1d(**inputs).y, oracle, 1e-12)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 10])
+def test_state_carries_over_at_any_cut(cut):
+    inputs = make(11)
+    whole = causal_conv1d(**inputs)
+    one = causal_conv1d(**inputs | {"x": inputs["x"][:, :cut]})
+    two = causal_conv1d(**inputs | {"x": inputs["x"][:, cut:], "initial_states": one.final_states})
+    assert_close(torch.cat([one.y, two.y], 1), whole.y, 1e-12)
+    assert torch.equal(two.final_states, whole.final_states)
+
+
+def test_steps_equal_whole():
+    inputs = make(9)
+    whole = causal_conv1d(**inputs)
+    state, outputs = inputs["initial_states"], []
+    for t in range(9):
+        y, state = causal_conv1d_step(inputs["x"][:, t], state, inputs["weight"], inputs["bias"])
+        outputs.append(y)
+    assert_close(torch.stack(outputs, 1), whole.y, 1e-12)
+    assert torch.equal(state, whole.final_states)
+
+
+def test_gradcheck():
+    inputs = make(5, batch=1, channels=2)
+    names = list(inputs)
+    for tensor in inputs.values():
+        tensor.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda *tensors: causal_conv1d(**dict(zip(names, tensors, strict=True))), tuple(inputs.values())
+    )

@@ -1,0 +1,35 @@
+import pytest
+import torch
+from tolerance import assert_close, compare_backends
+from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
+
+from diffmamba.ops import gated_rms_norm, rms_norm
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_rms_norm(dtype):
+    inputs = {"x": torch.randn(3, 5, 8, dtype=torch.float64), "weight": torch.randn(8, dtype=torch.float64)}
+    compare_backends(rms_norm, inputs, dtype=dtype, eps=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("ngroups", [1, 2])
+@pytest.mark.parametrize("norm_before_gate", [False, True])
+def test_gated_rms_norm(dtype, ngroups, norm_before_gate):
+    inputs = {name: torch.randn(2, 7, 8, dtype=torch.float64) for name in ("y", "z")}
+    inputs["weight"] = torch.randn(8, dtype=torch.float64)
+    compare_backends(gated_rms_norm, inputs, dtype=dtype, ngroups=ngroups, norm_before_gate=norm_before_gate)
+
+
+@pytest.mark.parametrize("ngroups", [1, 2])
+def test_equals_transformers(ngroups):
+    oracle = MambaRMSNormGated(8, group_size=8 // ngroups, eps=1e-5)
+    torch.nn.init.normal_(oracle.weight)
+    y, z = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
+    assert_close(gated_rms_norm(y, z, oracle.weight, ngroups=ngroups), oracle(y, z), 1e-6)
+
+
+def test_gradcheck():
+    y, z = (torch.randn(1, 2, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    weight = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda *tensors: gated_rms_norm(*tensors, ngroups=2), (y, z, weight))

@@ -1,0 +1,92 @@
+import pytest
+import torch
+from tolerance import assert_close, compare_backends
+
+from diffmamba.ops import selective_scan, selective_scan_step
+
+TIMED = {"x", "dt", "B", "C"}
+
+
+def make(seqlen, ngroups=1, batch=2, d_inner=8, d_state=5, states=True, dtype=torch.float64):
+    def randn(*shape):
+        return torch.randn(*shape, dtype=dtype)
+
+    return {
+        "x": randn(batch, seqlen, d_inner),
+        "dt": randn(batch, seqlen, d_inner),
+        "A": -torch.rand(d_inner, d_state, dtype=dtype) - 0.1,
+        "B": randn(batch, seqlen, ngroups, d_state),
+        "C": randn(batch, seqlen, ngroups, d_state),
+        "D": randn(d_inner),
+        "dt_bias": randn(d_inner),
+        "initial_states": randn(batch, d_inner, d_state) if states else None,
+    }
+
+
+@pytest.mark.usefixtures("nan_filled_empty")
+@pytest.mark.parametrize("seqlen", [1, 7, 64, 65, 130])
+@pytest.mark.parametrize("ngroups", [1, 2])
+def test_torch_equals_naive(seqlen, ngroups):
+    compare_backends(selective_scan, make(seqlen, ngroups), dt_softplus=True)
+
+
+def test_other_options():
+    inputs = make(33, states=False) | {"D": None, "dt_bias": None, "dt": torch.rand(2, 33, 8, dtype=torch.float64)}
+    compare_backends(selective_scan, inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_low_precision(dtype):
+    compare_backends(selective_scan, make(130, 2), long_sums=("A", "D", "dt_bias"), dtype=dtype, dt_softplus=True)
+
+
+@pytest.mark.parametrize("seqlen", [7, 65])
+def test_packed_rows_and_padding(seqlen):
+    seq_idx = torch.randint(0, 2, (2, seqlen)).cumsum(1) // 3
+    inputs = make(seqlen, 2) | {"seq_idx": seq_idx, "lengths": torch.tensor([seqlen, seqlen - 4])}
+    compare_backends(selective_scan, inputs, dt_softplus=True)
+
+
+@pytest.mark.parametrize("cut", [1, 77, 129])
+def test_state_carries_over_at_any_cut(cut):
+    inputs = make(130, 2)
+    whole = selective_scan(**inputs, dt_softplus=True)
+    head = {k: v[:, :cut] if k in TIMED else v for k, v in inputs.items()}
+    tail = {k: v[:, cut:] if k in TIMED else v for k, v in inputs.items() if k != "initial_states"}
+    one = selective_scan(**head, dt_softplus=True)
+    two = selective_scan(**tail, dt_softplus=True, initial_states=one.final_states)
+    assert_close(torch.cat([one.y, two.y], 1), whole.y, 1e-12)
+    assert_close(two.final_states, whole.final_states, 1e-12)
+
+
+def test_steps_equal_whole():
+    inputs = make(9, 2)
+    whole = selective_scan(**inputs, dt_softplus=True)
+    state, outputs = inputs.pop("initial_states"), []
+    for t in range(9):
+        token = {k: v[:, t] if k in TIMED else v for k, v in inputs.items()}
+        y, state = selective_scan_step(ssm_state=state, **token, dt_softplus=True)
+        outputs.append(y)
+    assert_close(torch.stack(outputs, 1), whole.y, 1e-12)
+    assert_close(state, whole.final_states, 1e-12)
+
+
+def test_causal():
+    inputs = make(65)
+    before = selective_scan(**inputs, dt_softplus=True).y
+    inputs["x"][:, 40:] += 1
+    after = selective_scan(**inputs, dt_softplus=True).y
+    assert torch.equal(before[:, :40], after[:, :40])
+    assert not torch.allclose(before[:, 40], after[:, 40])
+
+
+def test_gradcheck():
+    inputs = make(9, 1, batch=1, d_inner=2, d_state=3)
+    names = list(inputs)
+    for tensor in inputs.values():
+        tensor.requires_grad_()
+
+    def run(*tensors):
+        return selective_scan(**dict(zip(names, tensors, strict=True)), dt_softplus=True)
+
+    assert torch.autograd.gradcheck(run, tuple(inputs.values()))

@@ -1,0 +1,44 @@
+"""How near is near enough: the root-mean-square error over the root mean square of the oracle. NaN fails."""
+
+import torch
+
+LIMITS = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2}
+LONG_SUMS = {torch.float64: 1e-12, torch.float32: 5e-5, torch.bfloat16: 1e-1}
+"""Gradients of A, D and dt_bias, which are sums over all tokens with much cancellation."""
+
+
+def error_ratio(actual, oracle):
+    """0 if both are 0 everywhere."""
+    error = (actual.double() - oracle.double()).pow(2).mean().sqrt()
+    scale = oracle.double().pow(2).mean().sqrt()
+    return (error / scale if scale > 0 else error).item()
+
+
+def assert_close(actual, oracle, limit, what="result"):
+    assert actual.shape == oracle.shape, f"{what}: shape {tuple(actual.shape)}, not {tuple(oracle.shape)}"
+    ratio = error_ratio(actual, oracle)
+    assert ratio <= limit, f"{what}: error ratio {ratio:.2e} is above {limit:.0e}"
+
+
+def compare_backends(op, inputs, long_sums=(), dtype=torch.float64, **options):
+    """Outputs, final states and every gradient of the torch backend against the naive one in fp64."""
+    found = {}
+    for backend, to in (("naive", torch.float64), ("torch", dtype)):
+        leaves = {
+            name: value.detach().to(dtype).to(to).requires_grad_() if value.is_floating_point() else value
+            for name, value in inputs.items()
+            if value is not None
+        }
+        outputs = op(**leaves, backend=backend, **options)
+        outputs = {"output": outputs} if isinstance(outputs, torch.Tensor) else outputs._asdict()
+        generator = torch.Generator().manual_seed(1)
+        total = sum(
+            (out * torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out.dtype)).sum()
+            for out in outputs.values()
+        )
+        total.backward()
+        grads = {f"grad of {name}": leaf.grad for name, leaf in leaves.items() if leaf.is_floating_point()}
+        found[backend] = outputs | grads
+    for name, oracle in found["naive"].items():
+        limits = LONG_SUMS if name.removeprefix("grad of ") in long_sums else LIMITS
+        assert_close(found["torch"][name], oracle, limits[dtype], name)
