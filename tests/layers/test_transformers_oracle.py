@@ -1,0 +1,128 @@
+"""One mixer equals transformers'; two branches equal two of transformers' mixers, subtracted: outputs and gradients."""
+
+import pytest
+import torch
+from oracles import in_double, mamba2_oracle, mamba_oracle, split_mamba, split_mamba2
+from tolerance import assert_close
+
+from diffmamba import Mamba, Mamba2
+from diffmamba.ops import differential_naive
+
+D_MODEL, SEQLEN = 16, 37
+POLICIES = ["paper", "exp", "scalar", "head", "token"]
+
+
+def randomise(module):
+    """Values that no symmetry hides: norms and biases that are not their starting 1 and 0."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return module
+
+
+def run_and_grads(run, parameters, u):
+    u = u.clone().requires_grad_()
+    y = run(u)
+    weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(3), dtype=y.dtype)
+    grads = torch.autograd.grad((y * weights).sum(), [u, *parameters.values()])
+    return y, dict(zip(["u", *parameters], grads, strict=True))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"ngroups": 2},
+        {"conv_bias": False},
+        {"dt_limit": (0.01, 0.05)},
+    ],
+    ids=str,
+)
+def test_mamba2_is_transformers(options, monkeypatch):
+    ours = randomise(Mamba2(D_MODEL, d_state=8, headdim=4, chunk_size=16, **options).double())
+    names = {"conv_bias": "use_conv_bias", "dt_limit": "time_step_limit"}
+    theirs = mamba2_oracle(D_MODEL, 8, 4, **{names.get(k, k): v for k, v in options.items()})
+    theirs.load_state_dict(ours.state_dict())
+    u = torch.randn(2, SEQLEN, D_MODEL, dtype=torch.float64)
+    with in_double(monkeypatch):
+        oracle, oracle_grads = run_and_grads(theirs, dict(theirs.named_parameters()), u)
+    # transformers' own epsilon for the gated norm is the layer's, 1e-5, as ours.
+    found, grads = run_and_grads(lambda x: ours(x)[0], dict(ours.named_parameters()), u)
+    assert_close(found, oracle, 1e-10, "output")
+    for name, grad in oracle_grads.items():
+        assert_close(grads[name], grad, 1e-10, name)
+
+
+def test_mamba_is_transformers(monkeypatch):
+    ours = randomise(Mamba(D_MODEL, d_state=4).double())
+    theirs = mamba_oracle(D_MODEL, 4)
+    theirs.load_state_dict(ours.state_dict())
+    u = torch.randn(2, SEQLEN, D_MODEL, dtype=torch.float64)
+    with in_double(monkeypatch):
+        oracle, oracle_grads = run_and_grads(theirs, dict(theirs.named_parameters()), u)
+    found, grads = run_and_grads(lambda x: ours(x)[0], dict(ours.named_parameters()), u)
+    assert_close(found, oracle, 1e-10, "output")
+    for name, grad in oracle_grads.items():
+        assert_close(grads[name], grad, 1e-10, name)
+
+
+def two_mixers(ours, pair, split):
+    """The equation on two transformers mixers, with lambda and N of our own layer."""
+    values = split(ours, dict(ours.named_parameters()))
+    for mixer, own in zip(pair, values, strict=True):
+        mixer.load_state_dict({name: value.detach() for name, value in own.items()})
+    diff = ours.diff
+
+    def run(u):
+        lam = diff.lam(u)
+        if lam.dim() == 1 and lam.shape == (1,):
+            m1, m2 = (mixer(u) for mixer in pair)
+        else:  # a lambda a head does not commute with out_proj: scale the heads before it
+            m1 = pair[0](u)
+            factor = lam.repeat_interleave(pair[1].out_proj.in_features // lam.shape[-1], dim=-1)
+            hook = pair[1].out_proj.register_forward_pre_hook(lambda _, args: (args[0] * factor,))
+            m2, lam = pair[1](u), torch.ones((), dtype=u.dtype)
+            hook.remove()
+        if diff.subln is None:
+            return m1 - lam * m2
+        return differential_naive(m1, m2, lam, diff.subln.weight, diff.lambda_init)
+
+    return run
+
+
+def check_pair(ours, pair, split, monkeypatch):
+    u = torch.randn(2, SEQLEN, D_MODEL, dtype=torch.float64)
+    own = {name: p for name, p in ours.named_parameters() if name.startswith("diff.")}
+    theirs = {f"{i}.{name}": p for i, mixer in enumerate(pair) for name, p in mixer.named_parameters()} | own
+    run = two_mixers(ours, pair, split)
+    with in_double(monkeypatch):
+        oracle, oracle_grads = run_and_grads(run, theirs, u)
+    found, grads = run_and_grads(lambda x: ours(x)[0], dict(ours.named_parameters()), u)
+    assert_close(found, oracle, 1e-10, "output")
+    assert_close(grads["u"], oracle_grads["u"], 1e-10, "u")
+    for name in own:
+        assert_close(grads[name], oracle_grads[name], 1e-10, name)
+    for branch, values in enumerate(split(ours, grads)):
+        for name, grad in values.items():
+            assert_close(grad, oracle_grads[f"{branch}.{name}"], 1e-10, f"branch {branch} {name}")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("post_norm", [True, False])
+def test_diff_mamba2_is_two_mixers(policy, post_norm, monkeypatch):
+    ours = Mamba2(D_MODEL, 8, headdim=8, branches=2, lambda_policy=policy, post_norm=post_norm, layer_idx=3)
+    pair = [mamba2_oracle(D_MODEL, 8, 4, expand=1) for _ in range(2)]
+    check_pair(randomise(ours.double()), pair, split_mamba2, monkeypatch)
+
+
+def test_diff_mamba2_with_compact_branches_is_two_mixers(monkeypatch):
+    ours = Mamba2(D_MODEL, 8, headdim=8, branches=2, matching="compact", conv_bias=False)
+    pair = [mamba2_oracle(D_MODEL, 4, 8, expand=1, use_conv_bias=False) for _ in range(2)]
+    check_pair(randomise(ours.double()), pair, split_mamba2, monkeypatch)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_diff_mamba_is_two_mixers(policy, monkeypatch):
+    ours = Mamba(D_MODEL, 4, headdim=8, branches=2, lambda_policy=policy, layer_idx=1)
+    pair = [mamba_oracle(D_MODEL, 4, expand=1) for _ in range(2)]
+    check_pair(randomise(ours.double()), pair, split_mamba, monkeypatch)
