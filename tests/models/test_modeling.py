@@ -1,0 +1,192 @@
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from tolerance import assert_close
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from diffmamba import DiffMambaConfig, DiffMambaForCausalLM, build_config
+from diffmamba.models import state_bytes
+
+SMALL = {"vocab_size": 32, "d_model": 16, "n_layer": 3, "d_state": 8, "headdim": 8, "expand": 2}
+POLICIES = ["paper", "exp", "scalar", "head", "token"]
+VARIANTS = [
+    {"mixer": mixer, "branches": 2, "site": site, "lambda_policy": policy}
+    for mixer in ("mamba", "mamba2")
+    for site in ("block", "ssm")
+    for policy in POLICIES
+]
+VARIANTS += [{"mixer": "mamba", "branches": 1}, {"mixer": "mamba2", "branches": 1}]
+VARIANTS += [{"pattern": ["mamba", "diff_mamba2", "diff_mamba"], "post_norm": False, "d_intermediate": [0, 32, 16]}]
+VARIANTS += [{"pattern": "alternate", "mlp": "gelu", "norm_order": "post", "d_intermediate": 16, "matching": "compact"}]
+VARIANTS += [{"rmsnorm": False, "lambda_policy": "head"}, {"norm_before_gate": True, "dt_limit": (0.1, 0.2)}]
+
+
+def ids(variant):
+    return "-".join(f"{value}" for value in variant.values())
+
+
+def make(**fields):
+    return DiffMambaForCausalLM(DiffMambaConfig(**SMALL | fields)).eval()
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=ids)
+def test_cached_generation_is_uncached_generation(variant):
+    model, prompt = make(**variant), torch.randint(1, 32, (2, 7))
+    options = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    cached = model.generate(prompt, **options)
+    assert torch.equal(cached, model.generate(prompt, use_cache=False, **options))
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 3}, {"do_sample": True, "top_k": 5}, {"num_return_sequences": 2, "do_sample": True}])
+def test_beams_and_samples(options):
+    model, prompt = make(), torch.randint(1, 32, (2, 7))
+    found = []
+    for use_cache in (True, False):
+        torch.manual_seed(1)
+        found.append(model.generate(prompt, use_cache=use_cache, max_new_tokens=6, pad_token_id=0, **options))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("variant", VARIANTS[::5] + VARIANTS[-4:], ids=ids)
+def test_batch_with_padding_is_one_by_one(variant):
+    model, prompt = make(**variant), torch.randint(1, 32, (3, 9))
+    mask = torch.ones_like(prompt)
+    mask[0, :4], mask[1, :8] = 0, 0
+    options = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    batch = model.generate(prompt, attention_mask=mask, **options)
+    for row, start in enumerate([4, 8, 0]):
+        alone = model.generate(prompt[row : row + 1, start:], **options)
+        assert torch.equal(batch[row, 9:], alone[0, -5:])
+
+
+def test_padding_anywhere_leaves_logits_and_state_alone():
+    model, tokens = make().double(), torch.randint(1, 32, (2, 6))
+    masks = torch.tensor([[0, 1, 1, 0, 1, 1, 0, 1, 1, 0], [1, 1, 1, 1, 0, 0, 0, 0, 1, 1]])
+    padded = torch.randint(1, 32, masks.shape)
+    padded[masks.bool()] = tokens.flatten()
+    found, oracle = model(padded, masks), model(tokens)
+    assert_close(found.logits[masks.bool()].view(2, 6, -1), oracle.logits, 1e-12)
+    for one, two in zip(found.cache_params.layers, oracle.cache_params.layers, strict=True):
+        assert_close(one.conv_states[0], two.conv_states[0], 1e-12)
+        assert_close(one.recurrent_states[0], two.recurrent_states[0], 1e-12)
+
+
+def test_a_row_of_padding_does_not_poison_the_others():
+    model, tokens = make(), torch.randint(1, 32, (2, 6))
+    mask = torch.tensor([[1] * 6, [0] * 6])
+    found = model(tokens, mask)
+    assert torch.isfinite(found.logits).all()
+    assert_close(found.logits[:1], model(tokens[:1]).logits, 1e-6)
+
+
+@pytest.mark.parametrize("variant", [{}, {"mixer": "mamba"}], ids=["mamba2", "mamba"])
+def test_prefill_in_pieces(variant):
+    model, tokens = make(**variant).double(), torch.randint(1, 32, (2, 12))
+    whole, cache, logits = model(tokens), DynamicCache(config=model.config), []
+    for piece in tokens.tensor_split([1, 5, 6], dim=1):
+        logits.append(model(piece, cache_params=cache).logits)
+    assert_close(torch.cat(logits, 1), whole.logits, 1e-12)
+
+
+def test_state_does_not_grow():
+    model = make()
+    sizes = {state_bytes(model(torch.randint(1, 32, (1, n))).cache_params) for n in (1, 5, 50)}
+    layer = 4 * (2 * (SMALL["d_model"] * 2 + 4 * 8) * 2 + SMALL["d_model"] * 2 * 8)  # conv and scan, fp32
+    assert sizes == {3 * layer}
+
+
+@pytest.mark.parametrize("variant", VARIANTS[::7] + VARIANTS[-3:], ids=ids)
+def test_saved_and_loaded(variant, tmp_path):
+    model, tokens = make(**variant), torch.randint(1, 32, (1, 9))
+    model.save_pretrained(tmp_path)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert loaded.lm_head.weight is loaded.backbone.embedding.weight
+    assert torch.equal(loaded(tokens).logits, model(tokens).logits)
+
+
+def test_loss_is_of_the_next_token():
+    model, tokens = make(), torch.randint(1, 32, (2, 9))
+    outputs = model(tokens, labels=tokens)
+    oracle = torch.nn.functional.cross_entropy(outputs.logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    assert torch.allclose(outputs.loss, oracle)
+    assert torch.equal(model(tokens, logits_to_keep=2).logits, outputs.logits[:, -2:])
+
+
+def test_hidden_states_and_embeddings():
+    model, tokens = make(), torch.randint(1, 32, (2, 9))
+    outputs = model(tokens, output_hidden_states=True)
+    assert len(outputs.hidden_states) == 1 + SMALL["n_layer"]
+    again = model(inputs_embeds=model.get_input_embeddings()(tokens))
+    assert torch.equal(again.logits, outputs.logits)
+    with pytest.raises(ValueError, match="give either"):
+        model()
+
+
+def test_bad_mask():
+    with pytest.raises(ValueError, match="`attention_mask` must be \\(batch, seqlen\\), here \\(2, 9\\)"):
+        make()(torch.randint(1, 32, (2, 9)), torch.ones(2, 8))
+
+
+def test_gradient_checkpointing_gives_the_same_gradients():
+    model, tokens = make().train(), torch.randint(1, 32, (2, 9))
+
+    def grads():
+        model.zero_grad()
+        model(tokens, labels=tokens).loss.backward()
+        return [parameter.grad.clone() for parameter in model.parameters()]
+
+    plain = grads()
+    # The older name of activation_checkpointing_enable, which transformers 5.17 knows too.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        model.gradient_checkpointing_enable()
+    for one, two in zip(grads(), plain, strict=True):
+        assert torch.allclose(one, two)
+
+
+def test_parameter_counts_of_the_paper():
+    def count(preset, arch="diff_mamba2:lambda_policy=paper"):
+        with torch.device("meta"):
+            return sum(p.numel() for p in DiffMambaForCausalLM(build_config(preset, arch)).parameters())
+
+    vanilla, layer, diff_layer = count("370m", "mamba2"), 6_601_056, 6_899_392
+    assert vanilla == 48 * layer + 50288 * 1024 + 1024 and vanilla // 10**6 == 368
+    assert count("370m-hybrid") == vanilla + 24 * (diff_layer - layer) and count("370m-hybrid") // 10**6 == 375
+    assert count("370m") == vanilla + 48 * (diff_layer - layer) and count("370m") // 10**6 == 382
+    for preset in ("tiny", "370m", "370m-hybrid", "paper-lm-6", "paper-lm-12"):
+        assert 1 < count(f"{preset}-compact", "diff_mamba2") / count(preset, "mamba2") < 1.005
+
+
+def test_residual_writers_start_scaled():
+    model = make(d_model=64, n_layer=4, d_intermediate=64)
+    bound = 128**-0.5 / 8**0.5  # four mixers and four MLPs write
+    assert 0.8 * bound < model.backbone.layers[0].mixer.out_proj.weight.abs().max() <= bound
+
+
+COMPILED = """
+import torch
+from diffmamba import DiffMambaForCausalLM, build_config
+from transformers import DynamicCache
+for arch in ("mamba2", "diff_mamba2", "diff_mamba", "diff_mamba2:lambda_policy=token"):
+    model = DiffMambaForCausalLM(build_config("tiny", arch, n_layer=2)).double()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    tokens = torch.randint(0, 256, (2, 70))
+    results = []
+    for run in (model, compiled):
+        model.zero_grad()
+        loss = run(tokens, labels=tokens, use_cache=False).loss
+        loss.backward()
+        results.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
+    for one, two in zip(*results):
+        assert torch.allclose(one, two, atol=1e-12), arch
+"""
+
+
+def test_compiles_in_one_graph():
+    """In a process of its own: the type checks of the tests would be in the way."""
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
