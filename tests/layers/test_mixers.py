@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tolerance import assert_close
 
 from diffmamba import DiffMamba, DiffMamba2, Mamba, Mamba2
 from diffmamba.layers import lambda_init_at
 from diffmamba.ops import rms_norm
+from tolerance import assert_close
 
 MIXERS = [Mamba, Mamba2]
 POLICIES = ["paper", "exp", "scalar", "head", "token"]
@@ -157,7 +157,11 @@ def test_post_norm_sets_the_scale():
     [
         (Mamba2, {"headdim": 24}, "`d_model \\* expand` must be divisible by `headdim`; got 32 and 24"),
         (Mamba2, {"branches": 2, "headdim": 1}, "`headdim` must be divisible by `branches`; got 1 and 2"),
-        (Mamba2, {"branches": 2, "matching": "compact", "d_state": 3, "headdim": 8}, "`d_state` must be divisible by `branches`"),
+        (
+            Mamba2,
+            {"branches": 2, "matching": "compact", "d_state": 3, "headdim": 8},
+            "`d_state` must be divisible by `branches`",
+        ),
         (Mamba2, {"headdim": 8, "ngroups": 3}, "`nheads` must be divisible by `ngroups`; got 4 and 3"),
         (Mamba2, {"headdim": 8, "branches": 3}, "`branches` must be 1 \\(vanilla\\) or 2 \\(differential\\); got 3"),
         (Mamba2, {"headdim": 8, "branches": 2, "lambda_policy": "tokens"}, "got 'tokens'; did you mean 'token'"),

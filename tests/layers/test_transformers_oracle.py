@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from oracles import in_double, mamba2_oracle, mamba_oracle, split_mamba, split_mamba2
-from tolerance import assert_close
 
 from diffmamba import Mamba, Mamba2
 from diffmamba.ops import differential_naive
+from oracles import in_double, mamba2_oracle, mamba_oracle, split_mamba, split_mamba2
+from tolerance import assert_close
 
 D_MODEL, SEQLEN = 16, 37
 POLICIES = ["paper", "exp", "scalar", "head", "token"]

@@ -4,11 +4,11 @@ import warnings
 
 import pytest
 import torch
-from tolerance import assert_close
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from diffmamba import DiffMambaConfig, DiffMambaForCausalLM, build_config
 from diffmamba.models import state_bytes
+from tolerance import assert_close
 
 SMALL = {"vocab_size": 32, "d_model": 16, "n_layer": 3, "d_state": 8, "headdim": 8, "expand": 2}
 POLICIES = ["paper", "exp", "scalar", "head", "token"]
@@ -40,7 +40,9 @@ def test_cached_generation_is_uncached_generation(variant):
     assert torch.equal(cached, model.generate(prompt, use_cache=False, **options))
 
 
-@pytest.mark.parametrize("options", [{"num_beams": 3}, {"do_sample": True, "top_k": 5}, {"num_return_sequences": 2, "do_sample": True}])
+@pytest.mark.parametrize(
+    "options", [{"num_beams": 3}, {"do_sample": True, "top_k": 5}, {"num_return_sequences": 2, "do_sample": True}]
+)
 def test_beams_and_samples(options):
     model, prompt = make(), torch.randint(1, 32, (2, 7))
     found = []

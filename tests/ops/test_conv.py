@@ -1,9 +1,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tolerance import assert_close, compare_backends
 
 from diffmamba.ops import causal_conv1d, causal_conv1d_step
+from tolerance import assert_close, compare_backends
 
 
 def make(seqlen, batch=2, channels=6, width=4, states=True, dtype=torch.float64):

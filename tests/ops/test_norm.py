@@ -1,9 +1,9 @@
 import pytest
 import torch
-from tolerance import assert_close, compare_backends
 from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
 
 from diffmamba.ops import gated_rms_norm, rms_norm
+from tolerance import assert_close, compare_backends
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

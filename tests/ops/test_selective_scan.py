@@ -1,8 +1,8 @@
 import pytest
 import torch
-from tolerance import assert_close, compare_backends
 
 from diffmamba.ops import selective_scan, selective_scan_step
+from tolerance import assert_close, compare_backends
 
 TIMED = {"x", "dt", "B", "C"}
 

@@ -1,14 +1,16 @@
 import pytest
 import torch
-from tolerance import assert_close, compare_backends
 
 from diffmamba.ops import ssd, ssd_step
 from diffmamba.ops.ssd import ssd_naive
+from tolerance import assert_close, compare_backends
 
 LONG_SUMS = ("A", "D", "dt_bias")
 
 
-def make(seqlen, ngroups=1, batch=2, nheads=4, headdim=8, d_state=16, D_has_hdim=False, states=True, dtype=torch.float64):
+def make(
+    seqlen, ngroups=1, batch=2, nheads=4, headdim=8, d_state=16, D_has_hdim=False, states=True, dtype=torch.float64
+):
     def randn(*shape):
         return torch.randn(*shape, dtype=dtype)
 

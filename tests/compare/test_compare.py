@@ -1,0 +1,111 @@
+import json
+
+import pytest
+
+from diffmamba.compare import CompareConfig, compare, tables
+from diffmamba.compare.run import LanguageSettings, RecallSettings
+from diffmamba.errors import RunError
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+LM = LanguageSettings(steps=4, batch_size=2, seqlen=16, eval_every=2, eval_windows=4, log_every=2)
+MQAR = RecallSettings(steps=4, batch_size=2, seqlen=16, pairs=2, queries=4, eval_every=2, log_every=2, test_examples=8)
+
+
+@pytest.fixture
+def config(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 200)
+    return lambda **changes: CompareConfig(
+        **({"out": tmp_path / "out", "data": text, "seeds": 2, "lm": LM, "mqar": MQAR} | changes)
+    )
+
+
+def test_report(config, tmp_path):
+    report = compare(config())
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir()} == {
+        "run.json",
+        "cells",
+        "lm.png",
+        "mqar.png",
+        "report.json",
+        "report.md",
+    }
+    assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(report))
+    rows = {(row["task"], row["arch"]): row for row in report["summary"]}
+    assert list(rows) == [("lm", "mamba2"), ("lm", "diff_mamba2"), ("mqar", "mamba2"), ("mqar", "diff_mamba2")]
+    for (_, arch), row in rows.items():
+        assert 0 <= row["parameters_over_baseline"] < 0.005  # matched
+        assert (row["minus_baseline"] is None) == (arch == "mamba2")
+        assert row["state_bytes"] > 0 and row["result"]["n"] == 2 and row["result"]["half_width"] >= 0
+    assert rows["mqar", "mamba2"]["chance"] == 0.5 and rows["lm", "mamba2"]["chance"] is None
+    assert set(report["samples"]) == {"mamba2", "diff_mamba2"}
+    for name in ("lm.png", "mqar.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    markdown = (out / "report.md").read_text()
+    assert "| diff_mamba2 | 471,524 (+0.11%) |" in markdown and "±" in markdown
+    assert len(tables(report)) == 2
+
+
+def test_difference_is_taken_seed_by_seed(config):
+    report = compare(config(tasks="lm"))
+    by = {(cell["arch"], cell["seed"]): cell["measured"]["bits_per_byte"] for cell in report["cells"]}
+    mean = sum(by["diff_mamba2", seed] - by["mamba2", seed] for seed in (0, 1)) / 2
+    assert report["summary"][1]["minus_baseline"]["mean"] == pytest.approx(mean)
+
+
+def test_all_architectures_of_a_seed_see_the_same_data(config, tmp_path, monkeypatch):
+    from diffmamba.train.trainer import DiffMambaTrainer
+
+    seen = {}
+    compute_loss = DiffMambaTrainer.compute_loss
+
+    def spy(self, model, inputs, *args, **kwargs):
+        if model.training:
+            seen.setdefault(model.config.branches, []).append(inputs["input_ids"].tolist())
+        return compute_loss(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(DiffMambaTrainer, "compute_loss", spy)
+    compare(config())
+    assert seen[1] == seen[2] and len(seen[1]) == 2 * 2 * 4
+
+
+def test_resumes_where_it_stopped(config, tmp_path, monkeypatch):
+    whole = compare(config(out=tmp_path / "whole", seeds=1))
+    from diffmamba.compare import run as run_module
+
+    fit, calls = run_module.fit, []
+
+    def fails_at_third(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return fit(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "fit", fails_at_third)
+        with pytest.raises(KeyboardInterrupt):
+            compare(config(seeds=1))
+    monkeypatch.setattr(run_module, "fit", lambda *args: calls.append(args) or fit(*args))
+    resumed = compare(config(seeds=1, resume=True))
+    assert len(calls) == 3 + 2  # the two finished cells are read back
+    for one, two in zip(whole["summary"], resumed["summary"], strict=True):
+        assert one["result"] == two["result"]
+    with pytest.raises(RunError, match="holds a run already"):
+        compare(config(seeds=1))
+
+
+def test_one_seed_is_called_so(config):
+    report = compare(config(seeds=1, tasks="mqar"))
+    assert report["summary"][0]["result"]["half_width"] is None
+    assert "(one seed)" in (config().out / "report.md").read_text()
+
+
+def test_bad_requests(config):
+    with pytest.raises(ValueError, match="unknown architecture 'mamba3'"):
+        compare(config(archs="mamba2,mamba3"))
+    with pytest.raises(ValueError, match="`tasks` must be lm, mqar or lm,mqar; got tree"):
+        config(tasks="lm,tree")
+    with pytest.raises(ValueError, match="`seeds` must be at least 1; got 0"):
+        config(seeds=0)

@@ -1,0 +1,63 @@
+"""Imports go down only, and transformers is known to the models and what stands on them."""
+
+import ast
+from pathlib import Path
+
+import diffmamba
+
+ROOT = Path(diffmamba.__file__).parent
+ORDER = [
+    "errors",
+    "files",
+    "stats",
+    "ops",
+    "layers",
+    "models",
+    "data",
+    "generate",
+    "bench",
+    "train",
+    "compare",
+    "cli",
+    "__main__",
+]
+
+
+def imported(path):
+    """Names of this package's parts, and of other packages, that a file imports."""
+    package = path.relative_to(ROOT).parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            base = [] if node.level == 0 else list(package[: len(package) - node.level])
+            full = [*base, *(node.module.split(".") if node.module else [])]
+            if node.level == 0:
+                yield full[0], None
+            elif full:
+                yield None, full[0]
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name.split(".")[0], None
+
+
+def test_imports_go_down():
+    for path in ROOT.rglob("*.py"):
+        part = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        if part == "__init__":
+            continue
+        for _, own in imported(path):
+            if own is not None and own != "__version__":
+                assert ORDER.index(own) <= ORDER.index(part), (
+                    f"{path.relative_to(ROOT)} imports {own}, which is above it"
+                )
+
+
+def test_ops_and_layers_need_torch_alone():
+    for part in ("ops", "layers"):
+        for path in (ROOT / part).rglob("*.py"):
+            others = {package for package, _ in imported(path) if package}
+            assert others <= {"torch", "jaxtyping", "math", "typing", "collections", "itertools", "__future__"}, path
+
+
+def test_every_part_is_in_the_order():
+    parts = {path.name.removesuffix(".py") for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert parts - {"__init__", "__pycache__"} == set(ORDER)

@@ -1,0 +1,81 @@
+"""The command line as its users meet it: in a process, with an exit code, and nothing but a line when it fails."""
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from diffmamba import cli
+
+pytestmark = pytest.mark.filterwarnings("default")
+SHORT = ["--steps", "2", "--batch-size", "2", "--seqlen", "16", "--eval-every", "1", "--eval-windows", "2"]
+
+
+def run(*args, **options):
+    command = [sys.executable, "-m", "diffmamba", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 100)
+    done = run("train", "tiny", "--data", folder / "text.txt", "--out", folder / "run", *SHORT)
+    assert done.returncode == 0, done.stderr
+    assert "bits per byte" in done.stdout
+    return folder
+
+
+def test_generate_streams_the_prompt_and_more(trained):
+    done = run("generate", trained / "run", "--prompt", "the quick", "--max-new-tokens", "20", "--seed", "1")
+    assert done.returncode == 0 and done.stdout.startswith("the quick") and len(done.stdout) > 15
+    again = run("generate", trained / "run" / "best", "--prompt", "the quick", "--max-new-tokens", "20", "--seed", "1")
+    assert again.stdout == done.stdout
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["train", "tiny", "--out", "{}/new", "--data", "{}/none"], "no data at"),
+        (["train", "tiny", "--out", "{}/run"], "holds a run already"),
+        (["train", "tinny", "--out", "{}/new"], "unknown preset 'tinny'; did you mean 'tiny'"),
+        (["train", "tiny", "--out", "{}/new", "--steps", "0"], "`steps` must be at least 1; got 0"),
+        (["train", "tiny", "--out", "{}/text.txt", "--data", "{}/text.txt", "--seqlen", "16"], "is a file"),
+        (["generate", "{}"], "no model in"),
+        (["generate", "{}/run", "--prompt", ""], "`prompt` must not be empty"),
+        (["compare", "--out", "{}/new", "--archs", "mamba2,diff"], "unknown architecture 'diff'"),
+    ],
+)
+def test_failures_are_one_line_and_code_2(trained, args, message, capsys):
+    assert cli.main([arg.format(trained) for arg in args]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.count("\n") == 1 and "Traceback" not in captured.err
+    assert not (trained / "new").exists()
+
+
+def test_misspelt_flag_is_refused_with_a_suggestion(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["train", "tiny", "--out", "x", "--stpes", "3"])
+    assert exit_.value.code == 2 and "--steps" in capsys.readouterr().err
+
+
+def test_help_of_every_verb(capsys):
+    for verb in ("train", "generate", "compare", "bench"):
+        with pytest.raises(SystemExit) as exit_:
+            cli.main([verb, "--help"])
+        assert exit_.value.code == 0 and len(capsys.readouterr().out) > 500
+
+
+def limit_file_size():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))  # less than a checkpoint
+
+
+def test_no_room_for_a_checkpoint(trained):
+    """A limit on file sizes stands for a full disk: writing fails in the middle of a file."""
+    out = trained / "full"
+    done = run("train", "tiny", "--data", trained / "text.txt", "--out", out, *SHORT, preexec_fn=limit_file_size)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.strip().count("\n") == 0, done.stderr
+    assert {path.name for path in out.iterdir()} <= {"run.json", "metrics.jsonl", "curve.png", "checkpoints"}
+    assert not list((out / "checkpoints").glob("*"))

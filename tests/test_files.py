@@ -1,0 +1,24 @@
+import pytest
+
+from diffmamba.files import replaced_file, replaced_folder, write_text
+
+
+def test_file_is_old_or_new(tmp_path):
+    path = tmp_path / "file"
+    write_text(path, "old")
+    with pytest.raises(OSError, match="disk"), replaced_file(path) as aside:
+        aside.write_text("half")
+        raise OSError("disk full")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_folder_is_old_or_new(tmp_path):
+    path = tmp_path / "folder"
+    for text in ("old", "new"):
+        with replaced_folder(path) as aside:
+            (aside / "file").write_text(text)
+    assert (path / "file").read_text() == "new"
+    with pytest.raises(OSError, match="disk"), replaced_folder(path) as aside:
+        (aside / "file").write_text("half")
+        raise OSError("disk full")
+    assert (path / "file").read_text() == "new" and list(tmp_path.iterdir()) == [path]
