@@ -33,7 +33,8 @@ class GenerateConfig:
     seed: int = 0
     """Of the sampling."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise ValueError for values that cannot be."""
         if not self.prompt:
             raise ValueError("`prompt` must not be empty: the model continues it")
         if self.max_new_tokens < 1:
@@ -61,6 +62,7 @@ def load_model(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 def generate(config: GenerateConfig) -> str:
     """Stream the prompt and its continuation to standard output; returns both."""
+    config.check()
     model, tokenizer = load_model(config.model)
     streamer = TextStreamer(tokenizer)
     sampling: dict[str, Any] = {"do_sample": False}

@@ -106,6 +106,6 @@ def test_bad_requests(config):
     with pytest.raises(ValueError, match="unknown architecture 'mamba3'"):
         compare(config(archs="mamba2,mamba3"))
     with pytest.raises(ValueError, match="`tasks` must be lm, mqar or lm,mqar; got tree"):
-        config(tasks="lm,tree")
+        compare(config(tasks="lm,tree"))
     with pytest.raises(ValueError, match="`seeds` must be at least 1; got 0"):
-        config(seeds=0)
+        compare(config(seeds=0))

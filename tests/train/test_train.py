@@ -188,7 +188,7 @@ def test_nothing_is_left_by_a_run_that_cannot_start(tmp_path, text):
 def test_bad_settings(tmp_path, text, changes):
     (name,) = changes
     with pytest.raises(ValueError, match=f"`{name}` must be"):
-        config(tmp_path, text, **changes)
+        train(config(tmp_path, text, **changes))
 
 
 def test_only_matrices_decay(tmp_path, text, monkeypatch):

@@ -62,7 +62,8 @@ class BenchConfig:
     out: Path | None = None
     """JSON file for the figures."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise ValueError for values that cannot be."""
         for name in ("batch", "seqlen", "new_tokens", "threads", "repeats", "rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1; got {getattr(self, name)}")
@@ -70,6 +71,7 @@ class BenchConfig:
 
 def bench(config: BenchConfig) -> dict[str, Any]:
     """Measure both sides in turns, print a table of medians and ratios, and return the figures."""
+    config.check()
     runs: dict[str, list[dict[str, float]]] = {config.arch: [], config.peer: []}
     for side in track([config.arch, config.peer] * config.rounds, description="measuring"):
         runs[side].append(_in_own_process(config, side))

@@ -97,11 +97,14 @@ class CompareConfig:
     overwrite: bool = False
     """Delete the comparison in `out`."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise ValueError for values that cannot be."""
         if unknown := set(self.tasks.split(",")) - set(TASKS):
             raise ValueError(f"`tasks` must be lm, mqar or lm,mqar; got {', '.join(sorted(unknown))}")
         if self.seeds < 1:
             raise ValueError(f"`seeds` must be at least 1; got {self.seeds}")
+        self.lm.check()
+        self.mqar.check()
 
     def settings(self) -> dict[str, Any]:
         """What must stay the same when the comparison is resumed, as JSON values."""
@@ -111,6 +114,7 @@ class CompareConfig:
 
 def compare(config: CompareConfig) -> dict[str, Any]:
     """Train every cell that is not there yet, then write report.md, report.json and the pictures; return the report."""
+    config.check()
     tokenizer = load_tokenizer(config.tokenizer)
     archs, tasks = config.archs.split(","), config.tasks.split(",")
     configs = {(arch, task): _model_config(config, arch, task, tokenizer) for arch in archs for task in tasks}

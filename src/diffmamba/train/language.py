@@ -49,6 +49,7 @@ class TrainConfig(LanguageSettings):
 
 def train(config: TrainConfig) -> dict[str, float]:
     """Train, save and draw; returns the last measurement."""
+    config.check()
     tokenizer = load_tokenizer(config.tokenizer)
     model_config = language_config(config.preset, config.arch, tokenizer)
     corpus = load_corpus(config.data, tokenizer, config.held_out)

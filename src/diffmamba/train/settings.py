@@ -34,7 +34,8 @@ class FitSettings:
     bf16: bool = False
     """bfloat16 autocast."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise ValueError for values that cannot be."""
         for name in ("steps", "batch_size", "accumulate", "log_every", "eval_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1; got {getattr(self, name)}")
