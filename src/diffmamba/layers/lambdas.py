@@ -40,6 +40,12 @@ class Lambda(nn.Module):
         nheads: heads of branch 2 (`head`, `token`).
     """
 
+    q1: Tensor  # of each policy only what it learns is there
+    k1: Tensor
+    q2: Tensor
+    k2: Tensor
+    t: Tensor
+
     def __init__(
         self, policy: LambdaPolicy, lambda_init: float, *, d_model: int, d_state: int, nheads: int,
         device: torch.device | None = None, dtype: torch.dtype | None = None,
@@ -59,9 +65,9 @@ class Lambda(nn.Module):
         if self.policy == "token":
             return torch.sigmoid(self.proj(u))
         dtype = torch.promote_types(u.dtype, torch.float32)
-        q = {name: parameter.to(dtype) for name, parameter in self.named_parameters()}
         if self.policy == "paper":
-            return (torch.sigmoid(q["q1"].sum()) + self.lambda_init).view(1)
+            return (torch.sigmoid(self.q1.to(dtype).sum()) + self.lambda_init).view(1)
         if self.policy == "exp":
-            return ((q["q1"] @ q["k1"]).exp() - (q["q2"] @ q["k2"]).exp() + self.lambda_init).view(1)
-        return 2 * self.lambda_init * torch.sigmoid(q["t"])
+            q1, k1, q2, k2 = (q.to(dtype) for q in (self.q1, self.k1, self.q2, self.k2))
+            return ((q1 @ k1).exp() - (q2 @ k2).exp() + self.lambda_init).view(1)
+        return torch.sigmoid(self.t.to(dtype)) * (2 * self.lambda_init)

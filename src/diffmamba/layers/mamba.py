@@ -15,6 +15,7 @@ from ..ops import accumulate_dtype, causal_conv1d, causal_conv1d_step, selective
 from .branches import Differential, Matching, MixerState, Site, check_branches, check_input
 from .init import init_weights
 from .lambdas import LambdaPolicy
+from .linear import Linear
 
 
 class Mamba(nn.Module):
@@ -67,13 +68,13 @@ class Mamba(nn.Module):
         per_branch = check_divides("d_model * expand", self.d_scan, "branches", branches)
 
         kw: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias, **kw)
+        self.in_proj = Linear(d_model, 2 * self.d_inner, bias=bias, **kw)
         self.conv1d = nn.Conv1d(self.d_inner, self.d_inner, d_conv, groups=self.d_inner, bias=conv_bias, **kw)
         self.x_proj = nn.Linear(per_branch, branches * (self.dt_rank + 2 * self.d_state), bias=False, **kw)
         self.dt_proj = nn.Linear(self.dt_rank, self.d_scan, **kw)
         self.A_log = nn.Parameter(torch.empty(self.d_scan, self.d_state, device=device))
         self.D = nn.Parameter(torch.empty(self.d_scan, device=device))
-        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **kw)
+        self.out_proj = Linear(self.d_inner, d_model, bias=bias, **kw)
         self.diff = None
         if branches == 2:
             self.diff = Differential(

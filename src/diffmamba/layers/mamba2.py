@@ -14,6 +14,7 @@ from ..ops import accumulate_dtype, causal_conv1d, causal_conv1d_step, gated_rms
 from .branches import Differential, Matching, MixerState, Site, check_branches, check_input
 from .init import init_weights
 from .lambdas import LambdaPolicy
+from .linear import Linear
 from .norm import RMSNorm
 
 
@@ -90,13 +91,13 @@ class Mamba2(nn.Module):
 
         kw: dict[str, Any] = {"device": device, "dtype": dtype}
         conv_dim = self.d_inner + 2 * self.ngroups * d_state
-        self.in_proj = nn.Linear(d_model, self.d_inner + conv_dim + self.nheads, bias=bias, **kw)
+        self.in_proj = Linear(d_model, self.d_inner + conv_dim + self.nheads, bias=bias, **kw)
         self.conv1d = nn.Conv1d(conv_dim, conv_dim, d_conv, groups=conv_dim, bias=conv_bias, **kw)
         self.dt_bias = nn.Parameter(torch.empty(self.nheads, device=device))
         self.A_log = nn.Parameter(torch.empty(self.nheads, device=device))
         self.D = nn.Parameter(torch.empty(self.nheads * headdim if D_has_hdim else self.nheads, device=device))
         self.norm = RMSNorm(self.d_inner, norm_eps, **kw) if rmsnorm else None
-        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **kw)
+        self.out_proj = Linear(self.d_inner, d_model, bias=bias, **kw)
         self.diff = None
         if branches == 2:
             self.diff = Differential(

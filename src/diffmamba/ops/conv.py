@@ -7,12 +7,13 @@ The state is (b i w): the last w inputs, newest last, zeros before the start (ma
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ._common import Backend, resolve
 
@@ -62,20 +63,68 @@ def causal_conv1d_torch(
     lengths: Int[Tensor, "b"] | None = None,
 ) -> ConvOutput:
     """One shifted multiply-add a tap, in the layout the projections use, so that nothing is transposed."""
-    (batch, seqlen, channels), width = x.shape, weight.shape[1]
-    weight = weight.to(x.dtype)
-    past = x.new_zeros(batch, width, channels) if initial_states is None else initial_states.mT.to(x.dtype)
+    batch, width = x.shape[0], weight.shape[1]
+    past = x.new_zeros(batch, width, x.shape[2]) if initial_states is None else initial_states.mT.to(x.dtype)
     padded = torch.cat([past, x], dim=1)
     segment = None if seq_idx is None else torch.cat([seq_idx[:, :1].expand(-1, width), seq_idx], dim=1)
-
-    y = x * weight[:, -1] if bias is None else torch.addcmul(bias.to(x.dtype), x, weight[:, -1])
-    for back in range(1, width):
-        shifted = padded[:, width - back : width - back + seqlen]
-        if segment is not None:
-            shifted = shifted * (segment[:, width - back : width - back + seqlen] == segment[:, width:])[..., None]
-        y = torch.addcmul(y, shifted, weight[:, width - 1 - back])
-    y = F.silu(y) if activation == "silu" else y
+    taps = weight.to(x.dtype).t().contiguous()  # w i: the weights of a tap side by side, which vector loads need
+    y = _TapSum.apply(padded, taps, None if bias is None else bias.to(x.dtype), segment, activation == "silu")
     return ConvOutput(y, _last_inputs(padded, segment, lengths, width))
+
+
+class _TapSum(torch.autograd.Function):
+    """The convolution and its SiLU. The backward pass works out the sum again, and keeps one gradient in hand."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, padded: Tensor, taps: Tensor, bias: Tensor | None, segment: Tensor | None, silu: bool
+    ) -> Float[Tensor, "b l i"]:
+        ctx.save_for_backward(padded, taps, bias, segment)
+        ctx.silu = silu
+        y = _tap_sum(padded, taps, bias, segment)
+        return F.silu(y, inplace=True) if silu else y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Float[Tensor, "b l i"]) -> tuple[Tensor | None, ...]:
+        padded, taps, bias, segment = ctx.saved_tensors
+        if ctx.silu:
+            grad = torch.ops.aten.silu_backward(grad, _tap_sum(padded, taps, bias, segment))
+        grad_padded, grad_taps = torch.zeros_like(padded), torch.empty_like(taps)
+        for k, tap in enumerate(taps):
+            shifted, kept = _shifted(padded, segment, k, len(taps))
+            grad_taps[k] = (grad * shifted).sum((0, 1))
+            _shift(grad_padded, k, len(taps)).addcmul_(grad if kept is None else grad * kept, tap)
+        return grad_padded, grad_taps, None if bias is None else grad.sum((0, 1)), None, None
+
+
+def _tap_sum(
+    padded: Float[Tensor, "b w_plus_l i"],
+    taps: Float[Tensor, "w i"],
+    bias: Float[Tensor, "i"] | None,
+    segment: Int[Tensor, "b w_plus_l"] | None,
+) -> Float[Tensor, "b l i"]:
+    newest = padded[:, len(taps) :]
+    y = newest * taps[-1] if bias is None else torch.addcmul(bias, newest, taps[-1])
+    for k, tap in enumerate(taps[:-1]):
+        y.addcmul_(_shifted(padded, segment, k, len(taps))[0], tap)
+    return y
+
+
+def _shift(padded: Shaped[Tensor, "b w_plus_l *i"], k: int, width: int) -> Shaped[Tensor, "b l *i"]:
+    """What tap k reads for each token."""
+    return padded[:, k + 1 : padded.shape[1] - width + k + 1]
+
+
+def _shifted(
+    padded: Float[Tensor, "b w_plus_l i"], segment: Int[Tensor, "b w_plus_l"] | None, k: int, width: int
+) -> tuple[Float[Tensor, "b l i"], Bool[Tensor, "b l 1"] | None]:
+    """The same, 0 where it is of another packed sequence than the token; and where it is not."""
+    shifted = _shift(padded, k, width)
+    if segment is None:
+        return shifted, None
+    kept = (_shift(segment, k, width) == segment[:, width:])[..., None]
+    return shifted * kept, kept
 
 
 def _last_inputs(

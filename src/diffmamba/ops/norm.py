@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ._common import Backend, accumulate_dtype, resolve
 
@@ -22,10 +25,44 @@ def rms_norm_naive(
 def rms_norm_torch(
     x: Float[Tensor, "*batch i"], weight: Float[Tensor, "i"] | None = None, *, eps: float = 1e-5
 ) -> Float[Tensor, "*batch i"]:
-    """PyTorch's own RMS norm, which keeps one number a row for the backward pass."""
-    x_ = x.to(accumulate_dtype(x))
-    y = F.rms_norm(x_, x.shape[-1:], None if weight is None else weight.to(x_.dtype), eps)
-    return y.to(x.dtype)
+    """PyTorch's own RMS norm, with a faster gradient."""
+    dtype = accumulate_dtype(x)
+    weight = None if weight is None else weight.to(dtype).unsqueeze(0)
+    return _normed(x.to(dtype).unsqueeze(-2), weight, eps).squeeze(-2).to(x.dtype)
+
+
+def _normed(
+    x: Float[Tensor, "*batch g i"], weight: Float[Tensor, "g i"] | None, eps: float
+) -> Float[Tensor, "*batch g i"]:
+    """x[g] / rms(x[g]) * weight[g] for each group g of channels."""
+    if torch.is_grad_enabled():
+        return _RMSNorm.apply(x, weight, eps)
+    y = F.rms_norm(x, x.shape[-1:], eps=eps)
+    return y if weight is None else y.mul_(weight)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """`_normed` for training: it keeps nothing but its inputs, and its gradient takes half the passes of PyTorch's."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
+        return _normed(x, weight, eps)  # autograd is off in here
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
+        scale, grad_weight = mean_square.add_(ctx.eps).rsqrt_(), None
+        normed = x * scale
+        product = grad * normed
+        if weight is not None:
+            grad_weight = product.flatten(0, -3).sum(0)
+            grad, product = grad * weight, product.mul_(weight)
+        grad_x = torch.addcmul(grad, normed, product.mean(-1, keepdim=True), value=-1)
+        return grad_x.mul_(scale), grad_weight, None
 
 
 def rms_norm(
@@ -65,11 +102,11 @@ def gated_rms_norm_torch(
     eps: float = 1e-5,
     norm_before_gate: bool = False,
 ) -> Float[Tensor, "*batch i"]:
-    """The groups as one more axis of PyTorch's RMS norm."""
+    """The groups as one more axis of the RMS norm."""
     dtype = accumulate_dtype(y)
     gate = F.silu(z.to(dtype))
     x = y.to(dtype) if norm_before_gate else y.to(dtype) * gate
-    normed = rms_norm_torch(x.unflatten(-1, (ngroups, -1)), eps=eps).flatten(-2) * weight.to(dtype)
+    normed = _normed(x.unflatten(-1, (ngroups, -1)), weight.to(dtype).unflatten(0, (ngroups, -1)), eps).flatten(-2)
     return (normed * gate if norm_before_gate else normed).to(y.dtype)
 
 

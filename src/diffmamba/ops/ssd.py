@@ -13,12 +13,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ._common import Backend, accumulate_dtype, continues, no_autocast, resolve, step_sizes
-from .linear_scan import linear_scan
+from .ssd_chunks import ssd_chunks
 
 
 class SSDOutput(NamedTuple):
@@ -64,78 +63,26 @@ def ssd_torch(
     seq_idx: Int[Tensor, "b l"] | None = None,
     chunk_size: int = 64,
 ) -> SSDOutput:
-    """Matrix products inside chunks, a scan over the states between them (arXiv 2405.21060, section 6).
-
-    Letters beyond the usual: c chunks, l and s positions in a chunk, r heads of a group.
-    """
-    (batch, seqlen, nheads, headdim), (ngroups, d_state) = x.shape, B.shape[2:]
-    chunk_size = min(chunk_size, seqlen)
-    groups = (ngroups, nheads // ngroups)
-    X = _chunked(x * dt[..., None], chunk_size).unflatten(3, groups)  # b c l g r p
-    B, C = (_chunked(m, chunk_size).transpose(2, 3) for m in (B, C))  # b c g l n
-    cum = _chunked(dt * A, chunk_size).cumsum(2).movedim(2, -1).unflatten(2, groups)  # b c g r l
-    packed = None if seq_idx is None else _PackedChunks(seq_idx, chunk_size)
-
-    # 1. Inside a chunk: attention-like scores, masked before the exponential so that no inf meets a 0.
-    hidden = torch.ones(chunk_size, chunk_size, dtype=torch.bool, device=x.device).triu(1)
-    if packed is not None:
-        hidden = hidden | packed.apart()[:, :, None, None]
-    log_decay = (cum[..., :, None] - cum[..., None, :]).masked_fill(hidden, -torch.inf)
-    scores = (C @ B.mT).unsqueeze(3) * log_decay.exp()  # b c g r l s
-    Y_inside = scores @ X.permute(0, 1, 3, 4, 2, 5)  # b c g r l p
-
-    # 2. What each chunk adds to the state at its end, and how much of the state before it survives.
-    to_end, survives = (cum[..., -1:] - cum).exp(), cum[..., -1].exp()
-    if packed is not None:
-        to_end, survives = to_end * packed.reaches_end(), survives * packed.passes_through()
-    weighted = X * to_end.permute(0, 1, 4, 2, 3)[..., None]
-    added = B.mT @ weighted.flatten(4).transpose(2, 3)  # b c g n rp
-
-    # 3. The state each chunk starts from.
+    """Matrix products inside chunks, and a state handed from chunk to chunk, see `ssd_chunks`."""
+    batch, _, nheads, headdim = x.shape
+    groups = (B.shape[2], nheads // B.shape[2])
     if initial_states is None:
-        first = x.new_zeros(batch, ngroups, d_state, *groups[1:], headdim)
+        first = x.new_zeros(batch, groups[0], B.shape[3], groups[1] * headdim)
     else:
-        first = initial_states.to(x.dtype).unflatten(1, groups).permute(0, 1, 4, 2, 3)  # b g n r p
-    starts, last = linear_scan(survives[..., None, :, None], added.unflatten(-1, (-1, headdim)), first)  # b c g n r p
-
-    # 4. What that state adds to the outputs.
-    from_start = cum.exp() if packed is None else cum.exp() * packed.reached_by_start()
-    Y_before = (C @ starts.flatten(4)).unflatten(-1, (-1, headdim))  # b c g l r p
-    Y = torch.addcmul(Y_inside.transpose(3, 4), Y_before, from_start.mT[..., None])
-    y = Y.transpose(2, 3).reshape(batch, -1, nheads, headdim)[:, :seqlen]
-    final_states = last.permute(0, 1, 3, 4, 2).reshape(batch, nheads, headdim, d_state)
-    return SSDOutput(y if D is None else torch.addcmul(y, x, _per_head(D)), final_states)
-
-
-def _chunked(m: Float[Tensor, "b l *rest"], chunk_size: int) -> Float[Tensor, "b c s *rest"]:
-    """Cut time into chunks; zeros (no step, no input) fill the last one."""
-    pad = -m.shape[1] % chunk_size
-    if pad:
-        m = F.pad(m, (0, 0) * (m.dim() - 2) + (0, pad))
-    return m.unflatten(1, (-1, chunk_size))
-
-
-class _PackedChunks:
-    """Which parts of a chunk may see each other when rows hold several sequences, one after the other."""
-
-    def __init__(self, seq_idx: Int[Tensor, "b l"], chunk_size: int) -> None:
-        pad = -seq_idx.shape[1] % chunk_size
-        seq_idx = torch.cat([seq_idx, seq_idx[:, -1:].expand(-1, pad)], dim=1)
-        self.owner = seq_idx.unflatten(1, (-1, chunk_size))  # b c l
-        # Whose state a chunk starts with: the caller's initial state belongs to the first sequence.
-        self.start = torch.cat([self.owner[:, :1, 0], self.owner[:, :-1, -1]], dim=1)  # b c
-
-    def apart(self) -> Bool[Tensor, "b c l s"]:
-        return self.owner[..., :, None] != self.owner[..., None, :]
-
-    def reaches_end(self) -> Bool[Tensor, "b c 1 1 l"]:
-        return (self.owner == self.owner[..., -1:])[:, :, None, None]
-
-    def passes_through(self) -> Bool[Tensor, "b c 1 1"]:
-        return (self.start == self.owner[..., -1])[:, :, None, None]
-
-    def reached_by_start(self) -> Bool[Tensor, "b c 1 1 l"]:
-        return (self.owner == self.start[..., None])[:, :, None, None]
+        first = initial_states.to(x.dtype).unflatten(1, groups).permute(0, 1, 4, 2, 3).flatten(3)
+    y, last = ssd_chunks(
+        x.unflatten(2, groups),
+        dt.unflatten(2, groups),
+        A.unflatten(0, groups),
+        B,
+        C,
+        None if D is None else _per_head(D).unflatten(0, groups),
+        first,
+        seq_idx,
+        min(chunk_size, x.shape[1]),
+    )
+    final_states = last.unflatten(3, (-1, headdim)).permute(0, 1, 3, 4, 2).flatten(1, 2)
+    return SSDOutput(y.flatten(2, 3), final_states)
 
 
 def _per_head(D: Float[Tensor, "..."]) -> Float[Tensor, "h _"]:
@@ -163,8 +110,8 @@ def ssd_step(
         x_, B, C = x.to(dtype), B.to(dtype), C.to(dtype)
         state = ssm_state.to(dtype) * torch.exp(dt * A.to(dtype))[..., None, None]
         dx = (x_ * dt[..., None]).unflatten(1, groups)  # b g r p
-        state = torch.addcmul(state.unflatten(1, groups), dx[..., None], B[:, :, None, None])
-        y = (state.flatten(2, 3) @ C.unsqueeze(-1)).view_as(x_)
+        state = state.unflatten(1, groups).addcmul_(dx[..., None], B[:, :, None, None])
+        y = (C.unsqueeze(2) @ state.flatten(2, 3).mT).view_as(x_)  # a row times a matrix: its mirror image is slow
         y = y if D is None else torch.addcmul(y, x_, _per_head(D).to(dtype))
     return y.to(x.dtype), state.flatten(1, 2).to(ssm_state.dtype)
 
