@@ -51,7 +51,7 @@ class RecallSettings(FitSettings):
     steps: int = 300
     batch_size: int = 64
     lr: float = 1e-2
-    eval_every: int = 100
+    eval_every: int = 50
     seqlen: int = 32
     """Tokens an example."""
     pairs: int = 4

@@ -1,0 +1,50 @@
+"""README's Python example runs, its commands parse, and its files are there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import tyro
+
+from diffmamba.cli import Verb
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
+
+
+def test_python_example_runs():
+    (example,) = blocks("python")
+    names = {}
+    exec(example, names)
+    assert names["y"].shape == (2, 1, 256) and names["loss"].isfinite() and names["text"].shape == (1, 52)
+
+
+def commands():
+    lines = [line.partition(" #")[0] for block in blocks("sh") for line in block.splitlines()]
+    return [line for line in lines if line.startswith("diffmamba")]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_parse(command):
+    tyro.cli(
+        Verb, args=shlex.split(command)[1:], config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff)
+    )
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", "\n".join(blocks("sh")), flags=re.M):
+        assert re.search(rf"^{target}:", makefile, flags=re.M)
+
+
+def test_links_and_tree_are_there():
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        assert link.startswith("http") or (ROOT / link).exists(), link
+    (tree,) = blocks("text")
+    for name in re.findall(r"[\w/]+\.(?:py|md)", tree):
+        assert list(ROOT.rglob(name)), name
