@@ -67,15 +67,16 @@ def test_help_of_every_verb(capsys):
         assert exit_.value.code == 0 and len(capsys.readouterr().out) > 500
 
 
-def limit_file_size():
-    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))  # less than a checkpoint
-
-
-def test_no_room_for_a_checkpoint(trained):
+@pytest.mark.parametrize("room", [500_000, 2_500_000], ids=["weights", "optimizer"])
+def test_no_room_for_a_checkpoint(trained, room):
     """A limit on file sizes stands for a full disk: writing fails in the middle of a file."""
-    out = trained / "full"
+    out = trained / f"full-{room}"
+
+    def limit_file_size():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+
     done = run("train", "tiny", "--data", trained / "text.txt", "--out", out, *SHORT, preexec_fn=limit_file_size)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr and done.stderr.strip().count("\n") == 0, done.stderr
-    assert {path.name for path in out.iterdir()} <= {"run.json", "metrics.jsonl", "curve.png", "checkpoints"}
+    assert {path.name for path in out.iterdir()} <= {"run.json", "metrics.jsonl", "curve.png", "checkpoints", "best"}
     assert not list((out / "checkpoints").glob("*"))

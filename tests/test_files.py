@@ -22,3 +22,7 @@ def test_folder_is_old_or_new(tmp_path):
         (aside / "file").write_text("half")
         raise OSError("disk full")
     assert (path / "file").read_text() == "new" and list(tmp_path.iterdir()) == [path]
+    path.rename(tmp_path / "folder.old")  # killed between the two renames
+    with pytest.raises(OSError, match="disk"), replaced_folder(path):
+        raise OSError("disk full")
+    assert (path / "file").read_text() == "new" and list(tmp_path.iterdir()) == [path]

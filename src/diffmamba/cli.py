@@ -58,14 +58,16 @@ _JOBS: dict[type, Any] = {TrainConfig: _train, GenerateConfig: _generate, Compar
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code. What a user can mend is one line on stderr and code 2, no traceback."""
     _quiet_libraries()
+    config: Any = None
     try:
-        config: Any = tyro.cli(
+        config = tyro.cli(
             Verb, args=argv, prog="diffmamba", description="Differential Mamba language models.",
             config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
         )  # fmt: skip
         _JOBS[type(config)](config)
     except KeyboardInterrupt:
-        return _fail("interrupted; what was done is saved: run the same command with --resume to go on")
+        saved = isinstance(config, TrainConfig | CompareConfig)
+        return _fail("interrupted" + "; run the same command with --resume to go on from what is saved" * saved)
     except (RunError, ValueError) as error:
         return _fail(str(error))
     except OSError as error:

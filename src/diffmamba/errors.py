@@ -10,13 +10,13 @@ class RunError(Exception):
     """Something outside the program is in the way of a run: a file, a folder, the data. The CLI prints it in a line."""
 
 
-def nearest(value: object, choices: Iterable[str]) -> str:
+def nearest(value: object, choices: Iterable[str | None]) -> str:
     """ "; did you mean 'x'?", or nothing if no choice is near."""
-    near = difflib.get_close_matches(str(value), list(choices), n=1)
+    near = difflib.get_close_matches(str(value), map(str, choices), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+def check_choice(name: str, value: object, choices: Iterable[str | None]) -> None:
     """Raise ValueError, with the nearest choice, if `value` is none of `choices`."""
     choices = tuple(choices)
     if value not in choices:

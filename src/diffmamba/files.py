@@ -29,8 +29,7 @@ def write_text(path: Path, text: str) -> None:
 def replaced_folder(path: Path) -> Iterator[Path]:
     """An empty folder to fill; it takes the place of `path` if the block ends well, and vanishes if not."""
     aside, old = path.with_name(path.name + ".part"), path.with_name(path.name + ".old")
-    for leftover in (aside, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    _settle(path, aside, old)
     aside.mkdir(parents=True)
     try:
         yield aside
@@ -38,5 +37,12 @@ def replaced_folder(path: Path) -> Iterator[Path]:
             path.rename(old)
         aside.rename(path)
     finally:
-        for leftover in (aside, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        _settle(path, aside, old)
+
+
+def _settle(path: Path, aside: Path, old: Path) -> None:
+    """Bring back what an exchange that was cut short had moved away, and delete the rest."""
+    if old.exists() and not path.exists():
+        old.rename(path)
+    for leftover in (aside, old):
+        shutil.rmtree(leftover, ignore_errors=True)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -46,6 +47,15 @@ def test_report(config, tmp_path):
     markdown = (out / "report.md").read_text()
     assert "| diff_mamba2 | 471,524 (+0.11%) |" in markdown and "±" in markdown
     assert len(tables(report)) == 2
+
+
+def test_what_an_architecture_says_goes_before_the_settings(config):
+    archs = "mamba2:d_state=8,diff_mamba2:d_state=8:matching=paper,diff_mamba2:dt_limit=[0.001,0.1]"
+    report = compare(config(archs=archs, seeds=1, preset="paper-lm-6", tasks="mqar"))
+    one, two, three = report["summary"]
+    assert one["arch"] == "mamba2:d_state=8" and three["arch"] == "diff_mamba2:dt_limit=[0.001,0.1]"
+    assert two["parameters_over_baseline"] > 0.01  # the paper's sizes, not the compact ones
+    assert three["state_bytes"] > one["state_bytes"]
 
 
 def test_difference_is_taken_seed_by_seed(config):
@@ -107,5 +117,12 @@ def test_bad_requests(config):
         compare(config(archs="mamba2,mamba3"))
     with pytest.raises(ValueError, match="`tasks` must be lm, mqar or lm,mqar; got tree"):
         compare(config(tasks="lm,tree"))
+    with pytest.raises(ValueError, match="`archs` must name each once; got mamba2,mamba2"):
+        compare(config(archs="mamba2,mamba2"))
+    with pytest.raises(ValueError, match="must be divisible by `headdim`"):
+        compare(config(archs="mamba2,diff_mamba2:headdim=48"))
+    with pytest.raises(ValueError, match="`pairs` must be"):
+        compare(config(mqar=dataclasses.replace(MQAR, pairs=100)))
+    assert not config().out.exists()
     with pytest.raises(ValueError, match="`seeds` must be at least 1; got 0"):
         compare(config(seeds=0))

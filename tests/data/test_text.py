@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from diffmamba.data import TokenWindows, byte_tokenizer, load_corpus, load_tokenizer
+from diffmamba.data import TokenWindows, byte_tokenizer, count_bytes, load_corpus, load_tokenizer
 from diffmamba.errors import RunError
 
 
@@ -35,7 +35,7 @@ def test_held_out_files_are_not_trained_on(folder):
         {text.split(":")[0] for text in held_out.split("\0")[:-1]},
     )
     assert len(names[0]) + len(names[1]) == 20 and not names[0] & names[1]
-    assert 0.05 <= corpus.held_out_bytes / (len(corpus.train) + len(corpus.held_out)) < 0.11
+    assert 0.05 <= len(corpus.held_out) / (len(corpus.train) + len(corpus.held_out)) < 0.11
     assert "secret" not in train + held_out
     again = load_corpus(folder, byte_tokenizer())
     assert np.array_equal(again.held_out, corpus.held_out)
@@ -46,7 +46,21 @@ def test_single_file_keeps_its_end(tmp_path):
     path.write_text("a" * 950 + "b" * 50)
     corpus = load_corpus(path, byte_tokenizer())
     assert set(bytes(corpus.train)) == {ord("a"), 0} and set(bytes(corpus.held_out)) == {ord("b"), 0}
-    assert corpus.bytes_per_token == 1
+    assert count_bytes(corpus.held_out, byte_tokenizer()) == len(corpus.held_out)
+
+
+def test_large_and_linked_files(tmp_path):
+    (tmp_path / "large.txt").write_text("L" * 100_000)
+    for i in range(3):
+        (tmp_path / f"small{i}.txt").write_text("s" * 100)
+    (tmp_path / "link.txt").symlink_to(tmp_path / "large.txt")
+    corpus = load_corpus(tmp_path, byte_tokenizer())
+    assert bytes(corpus.train).count(b"L") == 100_000 and set(bytes(corpus.held_out)) == {ord("s"), 0}
+    for i in range(3):
+        (tmp_path / f"small{i}.txt").unlink()
+    (tmp_path / "other.txt").write_text("O" * 60_000)
+    corpus = load_corpus(tmp_path, byte_tokenizer())
+    assert bytes(corpus.held_out) == b"L" * 5000 + b"\0"
 
 
 def test_own_held_out_text(folder, tmp_path):
@@ -65,8 +79,7 @@ def test_any_tokenizer_from_a_path(folder, tmp_path):
     words.save(str(tmp_path / "tokenizer.json"))
     corpus = load_corpus(folder, load_tokenizer(tmp_path / "tokenizer.json"))
     assert corpus.train.dtype == np.uint16
-    assert len(corpus.held_out) < corpus.held_out_bytes / 3  # a word is several bytes
-    assert corpus.bytes_per_token == corpus.held_out_bytes / len(corpus.held_out)
+    assert count_bytes(corpus.held_out, load_tokenizer(tmp_path / "tokenizer.json")) > 3 * len(corpus.held_out)
 
 
 def test_default_is_the_standard_library():

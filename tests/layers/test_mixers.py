@@ -167,7 +167,11 @@ def test_post_norm_sets_the_scale():
         (Mamba2, {"headdim": 8, "branches": 2, "lambda_policy": "tokens"}, "got 'tokens'; did you mean 'token'"),
         (Mamba2, {"headdim": 8, "branches": 2, "site": "blok"}, "did you mean 'block'"),
         (Mamba2, {"headdim": 8, "branches": 2, "lambda_init": 1.0}, "`lambda_init` must be between 0 and 1; got 1.0"),
-        (Mamba, {"branches": 2, "headdim": 24}, "`d_model \\* expand` must be divisible by `headdim`; got 32 and 24"),
+        (
+            Mamba,
+            {"branches": 2, "headdim": 24, "lambda_policy": "head"},
+            "`channels of a branch` must be divisible by `headdim`; got 16 and 24",
+        ),
         (Mamba, {"branches": 2, "matching": "smal"}, "`matching` must be one of 'paper', 'compact'; got 'smal'"),
     ],
 )

@@ -45,6 +45,13 @@ def test_patterns(pattern, names):
         ({"branches": 3}, "`branches` must be 1 \\(vanilla\\) or 2"),
         ({"dropout": 1.0}, "`dropout` must be in \\[0, 1\\); got 1.0"),
         ({"norm_order": "pro"}, "did you mean 'pre'"),
+        ({"dt_limit": [1.0]}, "`dt_limit` must be two numbers"),
+        ({"dt_limit": 3}, "`dt_limit` must be two numbers"),
+        ({"dropout": "abc"}, "`dropout` must be a number"),
+        ({"d_intermediate": -4}, "`d_intermediate` must be 0 or more"),
+        ({"d_intermediate": "x"}, "`d_intermediate` must be 0 or more"),
+        ({"pattern": 3}, "`pattern` must be a name or a list"),
+        ({"bias": "x"}, "`bias` must be True or False; got 'x'"),
     ],
 )
 def test_bad_values(fields, message):

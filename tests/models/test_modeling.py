@@ -128,6 +128,57 @@ def test_hidden_states_and_embeddings():
         model()
 
 
+def test_padding_and_packing_together():
+    model, tokens = make().double(), torch.randint(1, 32, (1, 9))
+    seq_idx = torch.tensor([[0] * 4 + [1] * 5])
+    padded = torch.cat([torch.zeros(1, 3, dtype=torch.long), tokens], 1)
+    mask = torch.tensor([[0] * 3 + [1] * 9])
+    found = model(padded, mask, seq_idx=torch.cat([torch.full((1, 3), 7), seq_idx], 1))
+    oracle = model(tokens, seq_idx=seq_idx)
+    assert_close(found.logits[:, 3:], oracle.logits, 1e-12)
+    for one, two in zip(found.cache_params.layers, oracle.cache_params.layers, strict=True):
+        assert_close(one.conv_states[0], two.conv_states[0], 1e-12)
+        assert_close(one.recurrent_states[0], two.recurrent_states[0], 1e-12)
+
+
+def test_a_single_padded_token_changes_nothing():
+    model, tokens = make().double(), torch.randint(1, 32, (2, 6))
+    cache = model(tokens).cache_params
+    before = [state.clone() for layer in cache.layers for state in (layer.conv_states[0], layer.recurrent_states[0])]
+    model(tokens[:, :1], torch.zeros(2, 7), cache_params=cache)
+    after = [state for layer in cache.layers for state in (layer.conv_states[0], layer.recurrent_states[0])]
+    assert all(torch.equal(one, two) for one, two in zip(before, after, strict=True))
+
+
+def test_training_on_from_a_cached_prompt():
+    model, tokens = make(), torch.randint(1, 32, (2, 6))
+    with torch.no_grad():
+        cache = model(tokens).cache_params
+    model(tokens, cache_params=cache, labels=tokens).loss.backward()
+
+
+@pytest.mark.parametrize("arch", ["mamba2", "diff_mamba2", "diff_mamba"])
+def test_half_precision_keeps_the_scan_in_fp32(arch, tmp_path):
+    model = DiffMambaForCausalLM(build_config("tiny", arch, n_layer=2)).eval()
+    model.save_pretrained(tmp_path)
+    half, tokens = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16), torch.randint(1, 256, (2, 30))
+    mixer = half.backbone.layers[0].mixer
+    assert (mixer.A_log.dtype, mixer.D.dtype, mixer.in_proj.weight.dtype) == (torch.float32,) * 2 + (torch.bfloat16,)
+    whole = half(tokens)
+    assert whole.cache_params.layers[0].recurrent_states[0].dtype == torch.float32
+    assert_close(whole.logits, model(tokens).logits, 3e-2)
+    cache, steps = DynamicCache(config=half.config), []
+    for t in range(30):
+        steps.append(half(tokens[:, t : t + 1], cache_params=cache).logits)
+    assert_close(torch.cat(steps, 1), whole.logits, 3e-2)
+
+
+def test_unknown_arguments_are_refused():
+    with pytest.raises(TypeError, match="seqidx"):
+        make()(torch.randint(1, 32, (2, 9)), seqidx=3)
+    assert isinstance(make()(torch.randint(1, 32, (2, 9)), return_dict=False), tuple)
+
+
 def test_bad_mask():
     with pytest.raises(ValueError, match="`attention_mask` must be \\(batch, seqlen\\), here \\(2, 9\\)"):
         make()(torch.randint(1, 32, (2, 9)), torch.ones(2, 8))

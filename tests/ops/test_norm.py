@@ -29,6 +29,12 @@ def test_equals_transformers(ngroups):
     assert_close(gated_rms_norm(y, z, oracle.weight, ngroups=ngroups), oracle(y, z), 1e-6)
 
 
+def test_a_single_row():
+    compare_backends(
+        rms_norm, {"x": torch.randn(8, dtype=torch.float64), "weight": torch.randn(8, dtype=torch.float64)}
+    )
+
+
 def test_gradcheck():
     y, z = (torch.randn(1, 2, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
     weight = torch.randn(4, dtype=torch.float64, requires_grad=True)

@@ -90,3 +90,13 @@ def test_gradcheck():
         return selective_scan(**dict(zip(names, tensors, strict=True)), dt_softplus=True)
 
     assert torch.autograd.gradcheck(run, tuple(inputs.values()))
+
+
+def test_padding_of_a_packed_row_keeps_the_state_of_its_last_sequence():
+    inputs = make(6, batch=1, states=False)
+    padded = selective_scan(
+        **inputs, dt_softplus=True, seq_idx=torch.tensor([[0, 0, 1, 1, 9, 9]]), lengths=torch.tensor([4])
+    )
+    timed = {"x", "dt", "B", "C"}
+    alone = selective_scan(**{k: v[:, 2:4] if k in timed else v for k, v in inputs.items()}, dt_softplus=True)
+    assert_close(padded.final_states, alone.final_states, 1e-12)

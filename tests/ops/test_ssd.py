@@ -150,3 +150,12 @@ def test_naive_is_the_equation():
     s2 = torch.exp(torch.tensor(-1.0, dtype=torch.float64)) * s1 + 3.0
     assert torch.allclose(y.flatten(), torch.stack([torch.tensor(2 * s1, dtype=torch.float64), 2 * s2]))
     assert torch.allclose(state.flatten(), s2)
+
+
+def test_padding_of_a_packed_row_keeps_the_state_of_its_last_sequence():
+    inputs = make(6, batch=1, states=False)
+    packed = {"seq_idx": torch.tensor([[0, 0, 1, 1, 9, 9]]), "lengths": torch.tensor([4])}
+    padded = ssd(**inputs, **packed, dt_softplus=True)
+    timed = {"x", "dt", "B", "C"}
+    alone = ssd(**{k: v[:, 2:4] if k in timed else v for k, v in inputs.items()}, dt_softplus=True)
+    assert_close(padded.final_states, alone.final_states, 1e-12)

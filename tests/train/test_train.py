@@ -1,3 +1,4 @@
+import functools
 import json
 import signal
 import threading
@@ -69,9 +70,10 @@ def test_bits_per_byte_is_what_it_says(tmp_path, text):
     assert measured["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
 
 
-@pytest.mark.parametrize("dropout", ["0.0", "0.5"])
-def test_resumed_is_uninterrupted_bit_for_bit(tmp_path, text, dropout, monkeypatch):
+@pytest.mark.parametrize("dropout, log_every", [("0.0", 1), ("0.5", 4)])
+def test_resumed_is_uninterrupted_bit_for_bit(tmp_path, text, dropout, log_every, monkeypatch):
     arch = f"diff_mamba2:dropout={dropout}"
+    config = functools.partial(globals()["config"], log_every=log_every)
     train(config(tmp_path, text, arch=arch, out=tmp_path / "whole"))
 
     class Stop(TrainerCallback):
@@ -123,6 +125,25 @@ def test_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path, text, m
     run = tmp_path / "run"
     assert last_checkpoint(run / "checkpoints").name == "checkpoint-3"
     assert all(torch.isfinite(tensor).all() for tensor in weights(run / "last").values())
+
+
+@pytest.mark.parametrize("eval_every", [1, 3])
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path, text, eval_every):
+    with pytest.raises(RunError, match="was not a finite number at step"):
+        train(config(tmp_path, text, lr=1e30, eval_every=eval_every))
+    for folder in ("best", "last"):
+        if (tmp_path / "run" / folder).exists():
+            assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "run" / folder).values())
+
+
+def test_bf16_on_the_cpu(tmp_path, text):
+    measured = train(config(tmp_path, text, bf16=True, steps=2, eval_every=2))
+    assert measured["bits_per_byte"] > 0
+
+
+def test_a_finished_run_can_be_resumed(tmp_path, text):
+    one = train(config(tmp_path, text, steps=3))
+    assert train(config(tmp_path, text, steps=3, resume=True)) == one
 
 
 def test_ctrl_c_saves(tmp_path, text, monkeypatch):
@@ -184,11 +205,16 @@ def test_nothing_is_left_by_a_run_that_cannot_start(tmp_path, text):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("changes", [{"steps": 0}, {"batch_size": 0}, {"lr": 0.0}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"steps": 0}, {"batch_size": 0}, {"lr": 0.0}, {"lr": float("nan")}, {"beta2": 2.0}, {"seed": -1}, {"clip": -1.0},
+     {"seqlen": 1}],
+)  # fmt: skip
 def test_bad_settings(tmp_path, text, changes):
     (name,) = changes
-    with pytest.raises(ValueError, match=f"`{name}` must be"):
+    with pytest.raises(ValueError, match=f"`{name}` must"):
         train(config(tmp_path, text, **changes))
+    assert not (tmp_path / "run").exists()
 
 
 def test_only_matrices_decay(tmp_path, text, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
@@ -72,11 +73,14 @@ class BenchConfig:
 def bench(config: BenchConfig) -> dict[str, Any]:
     """Measure both sides in turns, print a table of medians and ratios, and return the figures."""
     config.check()
+    if config.out is not None and not config.out.parent.is_dir():
+        raise RunError(f"no folder {config.out.parent} to write {config.out.name} to")
     runs: dict[str, list[dict[str, float]]] = {config.arch: [], config.peer: []}
     for side in track([config.arch, config.peer] * config.rounds, description="measuring"):
         runs[side].append(_in_own_process(config, side))
     table = Table("", config.arch, config.peer, "times as good", title="medians of all processes (smallest to largest)")
-    figures: dict[str, Any] = {"runs": runs, "ratios": {}}
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name != "out"}
+    figures: dict[str, Any] = {"settings": settings, "runs": runs, "ratios": {}}
     for name, title in ROWS.items():
         ours, peers = ([run[name] for run in runs[side]] for side in (config.arch, config.peer))
         pairs = [a / b if name.endswith("per_s") else b / a for a, b in zip(ours, peers, strict=True)]
@@ -102,7 +106,8 @@ def _in_own_process(config: BenchConfig, side: str) -> dict[str, float]:
     command = [sys.executable, "-m", "diffmamba.bench.worker", json.dumps(request)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RunError(f"measuring {side} failed: {done.stderr.strip().splitlines()[-1]}")
+        reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"
+        raise RunError(f"measuring {side} failed: {reason}")
     return json.loads(done.stdout.splitlines()[-1])
 
 

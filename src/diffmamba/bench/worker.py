@@ -77,7 +77,7 @@ def measure(
     model.eval()
     found = {"train_s": train_s, "forward_s": median_seconds(forward, repeats)}
     found["decode_tokens_per_s"] = batch * new_tokens / median_seconds(decode, max(1, repeats // 3))
-    found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - imported
+    found["peak_mb"] = _peak_mb() - imported
     return found
 
 
@@ -85,7 +85,12 @@ def _resident_mb() -> float:
     pages = Path("/proc/self/statm")
     if pages.exists():
         return int(pages.read_text().split()[1]) * resource.getpagesize() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS: bytes, and the peak so far
+    return _peak_mb()  # the peak so far is the best that is known
+
+
+def _peak_mb() -> float:
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes or kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 if __name__ == "__main__":

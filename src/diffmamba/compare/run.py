@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from ..data import MQAR, Corpus, load_corpus, load_tokenizer
 from ..files import write_text
 from ..generate import continue_text, load_model
-from ..models import DiffMambaConfig, DiffMambaForCausalLM, build_config, state_bytes
+from ..models import DiffMambaConfig, DiffMambaForCausalLM, build_config, parse_architecture, state_bytes
 from ..train import (
     FitSettings,
     LanguageSettings,
@@ -66,6 +67,8 @@ class RecallSettings(FitSettings):
     """Layers."""
     d_state: int = 16
     """State size, which bounds what can be recalled."""
+    headdim: int = 32
+    """Channels of a head."""
     test_examples: int = 512
     """Held-out examples to measure on."""
 
@@ -99,12 +102,23 @@ class CompareConfig:
 
     def check(self) -> None:
         """Raise ValueError for values that cannot be."""
-        if unknown := set(self.tasks.split(",")) - set(TASKS):
+        if unknown := set(self.task_names) - set(TASKS):
             raise ValueError(f"`tasks` must be lm, mqar or lm,mqar; got {', '.join(sorted(unknown))}")
+        for name, given in (("archs", self.arch_names), ("tasks", self.task_names)):
+            if len(set(given)) < len(given):
+                raise ValueError(f"`{name}` must name each once; got {','.join(given)}")
         if self.seeds < 1:
             raise ValueError(f"`seeds` must be at least 1; got {self.seeds}")
         self.lm.check()
         self.mqar.check()
+
+    @property
+    def arch_names(self) -> list[str]:
+        return re.split(r",(?![^\[]*\])", self.archs)  # not at the commas in a list
+
+    @property
+    def task_names(self) -> list[str]:
+        return self.tasks.split(",")
 
     def settings(self) -> dict[str, Any]:
         """What must stay the same when the comparison is resumed, as JSON values."""
@@ -116,27 +130,39 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     """Train every cell that is not there yet, then write report.md, report.json and the pictures; return the report."""
     config.check()
     tokenizer = load_tokenizer(config.tokenizer)
-    archs, tasks = config.archs.split(","), config.tasks.split(",")
-    configs = {(arch, task): _model_config(config, arch, task, tokenizer) for arch in archs for task in tasks}
-    corpus = load_corpus(config.data, tokenizer) if "lm" in tasks else None
+    corpus = load_corpus(config.data, tokenizer) if "lm" in config.task_names else None
+    cells = _plan(config, tokenizer, corpus)  # before the folder is touched: all that can be wrong shows here
     folder = RunFolder(config.out, config.settings(), resume=config.resume, overwrite=config.overwrite)
-    cells = []
+    results = []
     with progress_bar() as progress:
-        plan = [(task, seed, arch) for task in tasks for seed in range(config.seeds) for arch in archs]
-        overall = progress.add_task("all runs", total=len(plan), status="")
-        for task, seed, arch in plan:
-            cell_folder = folder.path / "cells" / f"{task}-{slug(arch)}-seed{seed}"
-            if task == "lm" and corpus is not None:
-                lm = dataclasses.replace(config.lm, seed=seed)
-                cell = Cell(task, arch, lm, language_task(corpus, tokenizer, lm))
-            else:
-                mqar = dataclasses.replace(config.mqar, seed=seed)
-                cell = Cell(task, arch, mqar, _recall(mqar))
-            cells.append(cell.run(configs[arch, task], cell_folder, progress))
+        overall = progress.add_task("all runs", total=len(cells), status="")
+        for cell in cells:
+            results.append(cell.run(folder.path / "cells", progress))
             progress.update(overall, advance=1)
-    report = build_report(config.settings(), cells, _samples(folder.path, archs, tokenizer, corpus) if corpus else {})
+    samples = _samples(folder.path, config.arch_names, tokenizer, corpus) if corpus else {}
+    report = build_report(config.settings(), results, samples)
     write_report(folder.path, report)
     return report
+
+
+def _plan(config: CompareConfig, tokenizer: PreTrainedTokenizerBase, corpus: Corpus | None) -> list[Cell]:
+    """All runs in order, a seed's architectures next to each other; their models built once, without memory."""
+    cells = []
+    for task in config.task_names:
+        models = {arch: _model_config(config, arch, task, tokenizer) for arch in config.arch_names}
+        for model_config in models.values():
+            with torch.device("meta"):
+                DiffMambaForCausalLM(model_config)
+        for seed in range(config.seeds):
+            settings: FitSettings
+            if corpus is not None and task == "lm":
+                settings = lm = dataclasses.replace(config.lm, seed=seed)
+                learn = language_task(corpus, tokenizer, lm)
+            else:
+                settings = mqar = dataclasses.replace(config.mqar, seed=seed)
+                learn = _recall(mqar)
+            cells += [Cell(task, arch, settings, learn, model_config) for arch, model_config in models.items()]
+    return cells
 
 
 def _samples(path: Path, archs: list[str], tokenizer: PreTrainedTokenizerBase, corpus: Corpus) -> dict[str, str]:
@@ -156,11 +182,16 @@ def slug(arch: str) -> str:
 
 
 def _model_config(config: CompareConfig, arch: str, task: str, tokenizer: PreTrainedTokenizerBase) -> DiffMambaConfig:
-    matching = "compact" if config.match == "parameters" else "paper"
-    if task == "lm":
-        return language_config(config.preset, arch, tokenizer, matching=matching)
-    sizes = {name: getattr(config.mqar, name) for name in ("vocab_size", "d_model", "n_layer", "d_state")}
-    return build_config(config.preset, arch, matching=matching, **sizes)
+    sizes: dict[str, Any] = {"matching": "compact" if config.match == "parameters" else "paper"}
+    if task == "mqar":
+        sizes |= {name: getattr(config.mqar, name) for name in ("d_model", "n_layer", "d_state", "headdim")} | {
+            "d_intermediate": 0
+        }
+    # What the architecture itself says goes first.
+    sizes = {name: value for name, value in sizes.items() if name not in parse_architecture(arch)}
+    if task == "mqar":
+        return build_config(config.preset, arch, vocab_size=config.mqar.vocab_size, **sizes)
+    return language_config(config.preset, arch, tokenizer, **sizes)
 
 
 def _recall(settings: RecallSettings) -> Task:
@@ -179,14 +210,16 @@ class Cell:
     arch: str
     settings: FitSettings
     learn: Task
+    model_config: DiffMambaConfig
 
-    def run(self, model_config: DiffMambaConfig, path: Path, progress: Progress) -> dict[str, Any]:
+    def run(self, cells: Path, progress: Progress) -> dict[str, Any]:
         """Its measurements, its curve, and what its model costs; read back if it is finished already."""
+        path = cells / f"{self.task}-{slug(self.arch)}-seed{self.settings.seed}"
         result_file = path / "result.json"
         if result_file.exists():
             return json.loads(result_file.read_text())
         torch.manual_seed(self.settings.seed)
-        model = DiffMambaForCausalLM(model_config)
+        model = DiffMambaForCausalLM(self.model_config)
         folder = RunFolder(path, dataclasses.asdict(self.settings), resume=True)
         label = f"{self.task} {self.arch} seed {self.settings.seed}"
         measured = fit(model, self.learn, self.settings, folder, progress, label)

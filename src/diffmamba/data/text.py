@@ -26,25 +26,19 @@ class Corpus:
         name: where the text is from.
         train: ids (tokens).
         held_out: ids (tokens).
-        held_out_bytes: bytes of text that `held_out` stands for.
     """
 
     name: str
     train: np.ndarray
     held_out: np.ndarray
-    held_out_bytes: int
-
-    @property
-    def bytes_per_token(self) -> float:
-        return self.held_out_bytes / len(self.held_out)
 
 
 def load_corpus(source: Path | None, tokenizer: PreTrainedTokenizerBase, held_out: Path | None = None) -> Corpus:
     """Read a file, a folder, or (None) the source text of the running Python's standard library.
 
     A folder's text files are split whole: the same ones are held out every time, chosen by a hash of their paths,
-    until they make up 5 % of the bytes. Of a single file the last 5 % are held out. With `held_out`, all of
-    `source` is for training.
+    until they make up 5 % of the bytes and never more than 10 %. Where no file is small enough, as in a folder with
+    one file, the last 5 % of the largest are held out. With `held_out`, all of `source` is for training.
 
     Raises:
         RunError: a path that is missing, empty, holds no text, or has too little to hold any out.
@@ -54,14 +48,17 @@ def load_corpus(source: Path | None, tokenizer: PreTrainedTokenizerBase, held_ou
     name = "Python standard library" if source is None else str(source)
     if held_out is not None:
         train, test = list(documents.values()), list(_read(held_out, "*").values())
-    elif len(documents) == 1:
-        (text,) = documents.values()
-        cut = len(text) - round(len(text) * HELD_OUT)
-        train, test = [text[:cut]], [text[cut:]]
     else:
         train, test = _split_files(documents)
-    test_bytes = sum(map(len, test)) + len(test)  # an end-of-text mark counts as a byte
-    return Corpus(name, _encode(train, tokenizer), _encode(test, tokenizer), test_bytes)
+    return Corpus(name, _encode(train, tokenizer), _encode(test, tokenizer))
+
+
+def count_bytes(tokens: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Bytes of the text that some tokens stand for; an end-of-text mark counts as one."""
+    marks = int((tokens == tokenizer.eos_token_id).sum()) if tokenizer.eos_token_id is not None else 0
+    if tokenizer.eos_token == END_OF_TEXT:
+        return len(tokens)
+    return marks + len(tokenizer.decode(tokens.tolist(), skip_special_tokens=True).encode())
 
 
 def _read(root: Path, pattern: str) -> dict[str, bytes]:
@@ -69,11 +66,12 @@ def _read(root: Path, pattern: str) -> dict[str, bytes]:
     if not root.exists():
         raise RunError(f"no data at {root}: give a text file, or a folder of text files")
     paths = [root] if root.is_file() else sorted(path for path in root.rglob(pattern) if path.is_file())
-    documents = {}
+    documents, seen = {}, set()
     for path in paths:
-        below = path.relative_to(root)
-        if any(part.startswith(".") or part == "site-packages" for part in below.parts):
+        below, file = path.relative_to(root), path.resolve()
+        if file in seen or any(part.startswith(".") or part == "site-packages" for part in below.parts):
             continue
+        seen.add(file)  # a link to a file that is there too would put it on both sides
         text = path.read_bytes()
         if text and END_OF_TEXT.encode() not in text:
             documents[str(below)] = text
@@ -84,15 +82,17 @@ def _read(root: Path, pattern: str) -> dict[str, bytes]:
 
 def _split_files(documents: dict[str, bytes]) -> tuple[list[bytes], list[bytes]]:
     wanted = HELD_OUT * sum(map(len, documents.values()))
-    by_hash = sorted(documents, key=lambda path: hashlib.sha256(path.encode()).digest())
-    held_out: set[str] = set()
-    for path in by_hash[:-1]:
-        held_out.add(path)
-        wanted -= len(documents[path])
-        if wanted <= 0:
-            break
-    train = [text for path, text in documents.items() if path not in held_out]
-    return train, [documents[path] for path in documents if path in held_out]
+    held_out: dict[str, bytes] = {}
+    for path in sorted(documents, key=lambda path: hashlib.sha256(path.encode()).digest()):
+        taken = sum(map(len, held_out.values()))
+        if taken < wanted and taken + len(documents[path]) <= 2 * wanted:
+            held_out[path] = documents[path]
+    if held_out:
+        return [text for path, text in documents.items() if path not in held_out], list(held_out.values())
+    largest = max(documents, key=lambda path: len(documents[path]))
+    text = documents[largest]
+    cut = len(text) - round(len(text) * HELD_OUT)
+    return [text[:cut] if path == largest else documents[path] for path in documents], [text[cut:]]
 
 
 def _encode(documents: Iterable[bytes], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partialmethod
 from typing import Any, Literal
 
 import torch
@@ -36,7 +37,7 @@ class Mamba(nn.Module):
         dt_init, dt_scale: "random" or "constant" start of dt_proj, and its scale.
         conv_bias, bias: biases of the convolution, of the projections.
         layer_idx: 0-based depth, from which lambda_init follows.
-        headdim: channels that share a lambda (policies `head` and `token`); Mamba-1 itself has no heads.
+        headdim: channels of a branch that share a lambda (policies `head` and `token`); Mamba-1 itself has no heads.
         branches, site, lambda_policy, lambda_init, post_norm: see `Differential`; unused with one branch.
         matching: "paper" or "compact", see d_state.
 
@@ -77,9 +78,11 @@ class Mamba(nn.Module):
         self.out_proj = Linear(self.d_inner, d_model, bias=bias, **kw)
         self.diff = None
         if branches == 2:
+            per_head = lambda_policy in ("head", "token")
+            nheads = check_divides("channels of a branch", per_branch, "headdim", headdim) if per_head else 1
             self.diff = Differential(
                 site, lambda_policy, lambda_init, post_norm, layer_idx=layer_idx, d_model=d_model,
-                d_state=self.d_state, nheads=check_divides("d_model * expand", self.d_inner, "headdim", headdim),
+                d_state=self.d_state, nheads=nheads,
                 width=d_model if site == "block" else self.d_inner, **kw,
             )  # fmt: skip
         for parameter in (self.A_log, self.D, self.dt_proj.bias):
@@ -159,5 +162,4 @@ class Mamba(nn.Module):
 class DiffMamba(Mamba):
     """`Mamba` with two branches."""
 
-    def __init__(self, d_model: int, **options: Any) -> None:
-        super().__init__(d_model, branches=2, **options)
+    __init__ = partialmethod(Mamba.__init__, branches=2)

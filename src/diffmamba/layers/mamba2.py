@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
 from typing import Any
 
 import torch
@@ -204,5 +205,4 @@ class Mamba2(nn.Module):
 class DiffMamba2(Mamba2):
     """`Mamba2` with two branches."""
 
-    def __init__(self, d_model: int, **options: Any) -> None:
-        super().__init__(d_model, branches=2, **options)
+    __init__ = partialmethod(Mamba2.__init__, branches=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from transformers import Cache
 
 from ..layers import MixerState
@@ -12,7 +13,9 @@ def read_state(cache: Cache, layer_idx: int) -> MixerState | None:
     layer = cache.layers[layer_idx]
     if not layer.has_previous_state[0]:
         return None
-    return MixerState(layer.conv_states[0], layer.recurrent_states[0])
+    states = MixerState(layer.conv_states[0], layer.recurrent_states[0])
+    # The buffers are written over after this call, and a backward pass may still need what they hold now.
+    return MixerState(*(state.clone() for state in states)) if torch.is_grad_enabled() else states
 
 
 def write_state(cache: Cache, layer_idx: int, state: MixerState) -> None:

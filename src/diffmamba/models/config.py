@@ -6,7 +6,6 @@ import dataclasses
 import math
 from typing import Any, get_args
 
-from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
 
 from ..errors import check_choice, nearest
@@ -18,7 +17,6 @@ LAYERS = {"mamba": ("mamba", 1), "diff_mamba": ("mamba", 2), "mamba2": ("mamba2"
 PATTERNS = ("all", "alternate", "last_quarter")
 
 
-@strict
 class DiffMambaConfig(PreTrainedConfig):
     """Architecture of a `DiffMambaModel`.
 
@@ -103,7 +101,7 @@ class DiffMambaConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def _check(self) -> None:
-        """Rules across fields; sizes that do not divide are found by the layers, which know why."""
+        """Types, ranges, and rules across fields; sizes that do not divide are found by the layers, which know why."""
         for name in (
             "vocab_size",
             "d_model",
@@ -115,17 +113,31 @@ class DiffMambaConfig(PreTrainedConfig):
             "ngroups",
             "chunk_size",
         ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"`{name}` must be an integer of at least 1; got {value!r}")
+            self._require(name, _whole(getattr(self, name), least=1), "an integer of at least 1")
+        self._require("dt_rank", self.dt_rank == "auto" or _whole(self.dt_rank, least=1), "'auto' or at least 1")
+        widths = self.d_intermediate if isinstance(self.d_intermediate, list) else [self.d_intermediate]
+        self._require("d_intermediate", all(_whole(width, least=0) for width in widths), "0 or more, or a list of such")
+        for name in ("dt_min", "dt_max", "dt_init_floor", "norm_epsilon", "initializer_range", "dropout"):
+            self._require(name, _number(getattr(self, name)) and getattr(self, name) >= 0, "a number, not negative")
+        for name in ("dt_limit", "A_init_range"):
+            pair = getattr(self, name)
+            right = (
+                isinstance(pair, list | tuple)
+                and len(pair) == 2
+                and all(map(_number, pair))
+                and 0 <= pair[0] <= pair[1]
+            )
+            self._require(name, right, "two numbers, the lower first, none negative")
+        for name in ("post_norm", "D_has_hdim", "rmsnorm", "norm_before_gate", "bias", "conv_bias", "residual_in_fp32"):
+            self._require(name, isinstance(getattr(self, name), bool), "True or False")
         if self.branches not in (1, 2):
             raise ValueError(f"`branches` must be 1 (vanilla) or 2 (differential); got {self.branches}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"`dropout` must be in [0, 1); got {self.dropout}")
+        self._require("dropout", self.dropout < 1, "in [0, 1)")
         choices = {"mixer": ("mamba", "mamba2"), "mlp": get_args(MLPKind), "norm_order": ("pre", "post")}
         choices |= {"site": get_args(Site), "matching": get_args(Matching), "lambda_policy": get_args(LambdaPolicy)}
         for name, allowed in choices.items():
             check_choice(name, getattr(self, name), allowed)
+        self._require("pattern", isinstance(self.pattern, str | list), "a name or a list of layers")
         for layer in [self.pattern] if isinstance(self.pattern, str) else self.pattern:
             check_choice("pattern", layer, PATTERNS if isinstance(self.pattern, str) else LAYERS)
         for name in ("pattern", "d_intermediate"):
@@ -136,6 +148,10 @@ class DiffMambaConfig(PreTrainedConfig):
                     "Give a single value to use it in all layers."
                 )
 
+    def _require(self, name: str, right: bool, rule: str) -> None:
+        if not right:
+            raise ValueError(f"`{name}` must be {rule}; got {getattr(self, name)!r}")
+
     @property
     def layer_names(self) -> list[str]:
         """The pattern written out, e.g. ["diff_mamba2", "mamba2", ...]."""
@@ -144,7 +160,7 @@ class DiffMambaConfig(PreTrainedConfig):
         chosen = {
             "all": range(self.n_layer),
             "alternate": range(0, self.n_layer, 2),
-            "last_quarter": range(self.n_layer - self.n_layer // 4, self.n_layer),
+            "last_quarter": range(self.n_layer - max(1, self.n_layer // 4), self.n_layer),
         }[self.pattern]
         prefix = "diff_" if self.branches == 2 else ""
         return [prefix + self.mixer if i in chosen else self.mixer for i in range(self.n_layer)]
@@ -158,6 +174,14 @@ class DiffMambaConfig(PreTrainedConfig):
     def d_intermediates(self) -> list[int]:
         """Width of every layer's MLP."""
         return self.d_intermediate if isinstance(self.d_intermediate, list) else [self.d_intermediate] * self.n_layer
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _whole(value: object, *, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _refuse_unknown(kwargs: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -12,11 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import ModelOutput
 
 from ..layers import MLP, Mamba, Mamba2, MixerState, MLPKind, RMSNorm, init_weights
 from .cache import read_state, write_state
 from .config import LAYERS, DiffMambaConfig
+from .outputs import DiffMambaCausalLMOutput, DiffMambaOutput
 
 
 def build_mixer(config: DiffMambaConfig, layer_idx: int) -> Mamba | Mamba2:
@@ -80,44 +79,14 @@ class DiffMambaPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _can_compile_fullgraph = True
     _is_stateful = True
+    _keep_in_fp32_modules_strict = ["A_log", "D", "dt_bias"]  # noqa: RUF012
+    accepts_loss_kwargs = True  # Trainer: the loss takes num_items_in_batch
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         writers = self.config.n_layer + sum(width > 0 for width in self.config.d_intermediates)
         scale = 1 / math.sqrt(writers) if self.config.rescale_prenorm_residual else 1.0
         init_weights(module, std=self.config.initializer_range, residual_scale=scale)
-
-
-@dataclass
-class DiffMambaOutput(ModelOutput):
-    """What `DiffMambaModel` returns.
-
-    Args:
-        last_hidden_state: (b l d), after the final norm.
-        cache_params: the state after the last token, if `use_cache`.
-        hidden_states: (b l d) before the first layer and after each, if `output_hidden_states`.
-    """
-
-    last_hidden_state: Tensor | None = None
-    cache_params: Cache | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-
-
-@dataclass
-class DiffMambaCausalLMOutput(ModelOutput):
-    """What `DiffMambaForCausalLM` returns.
-
-    Args:
-        loss: mean cross-entropy in nats of the labelled tokens, if `labels`.
-        logits: (b l v), fp32 at least.
-        cache_params: the state after the last token, if `use_cache`.
-        hidden_states: as in `DiffMambaOutput`.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    cache_params: Cache | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
 
 
 class DiffMambaModel(DiffMambaPreTrainedModel):
@@ -170,6 +139,7 @@ class DiffMambaModel(DiffMambaPreTrainedModel):
         order, lengths = _real_tokens_first(attention_mask, x)
         if order is not None:
             x = x.gather(1, order[..., None].expand_as(x))
+            seq_idx = None if seq_idx is None else seq_idx.gather(1, order)
         all_hidden = [x]
         for layer_idx, layer in enumerate(self.layers):
             state = None if cache_params is None else read_state(cache_params, layer_idx)
@@ -197,7 +167,7 @@ def _real_tokens_first(
     Once the padding stands last, neither the convolution nor the scan ever reads it.
     """
     seqlen = x.shape[1]
-    if attention_mask is None or seqlen == 1:  # a single token is never padding
+    if attention_mask is None:
         return None, None
     if attention_mask.dim() != 2 or attention_mask.shape[0] != x.shape[0] or attention_mask.shape[1] < seqlen:
         raise ValueError(
@@ -244,14 +214,16 @@ class DiffMambaForCausalLM(DiffMambaPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
-        **loss_options: Any,
-    ) -> DiffMambaCausalLMOutput:
+        num_items_in_batch: int | Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> DiffMambaCausalLMOutput | tuple[Any, ...]:
         """As `DiffMambaModel.forward`, and:
 
         Args:
             labels: token ids, shifted by the model: position t is predicted from the tokens before it; -100 is ignored.
             logits_to_keep: compute logits of the last n tokens only (0: of all), or of these positions.
-            loss_options: for transformers' loss, e.g. `num_items_in_batch`.
+            num_items_in_batch: divide the sum of the losses by this, not by the number of labels here.
+            return_dict: False for a tuple.
         """
         outputs = self.backbone(
             input_ids,
@@ -267,11 +239,15 @@ class DiffMambaForCausalLM(DiffMambaPreTrainedModel, GenerationMixin):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **loss_options)
-        return DiffMambaCausalLMOutput(loss, logits, outputs.cache_params, outputs.hidden_states)
+            options = {"vocab_size": self.config.vocab_size, "num_items_in_batch": num_items_in_batch}
+            loss = self.loss_function(logits=logits, labels=labels, **options)
+        output = DiffMambaCausalLMOutput(loss, logits, outputs.cache_params, outputs.hidden_states)
+        return output.to_tuple() if return_dict is False else output
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
         """transformers' own, without what a recurrent model does not take; it looks for the name `kwargs`."""
         inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
         inputs.pop("position_ids", None)
+        if kwargs.get("use_cache") and not kwargs.get("is_first_iteration"):
+            inputs.pop("attention_mask", None)  # a generated token is never padding
         return inputs

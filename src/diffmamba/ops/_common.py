@@ -71,6 +71,14 @@ def real_tokens(lengths: Int[Tensor, "b"], seqlen: int) -> Bool[Tensor, "b l"]:
     return torch.arange(seqlen, device=lengths.device) < lengths[:, None]
 
 
+def until_last_real(seq_idx: Int[Tensor, "b l"], lengths: Int[Tensor, "b"] | None) -> Int[Tensor, "b l"]:
+    """Padding belongs to the sequence of the last real token, so that the final state is that sequence's."""
+    if lengths is None:
+        return seq_idx
+    position = torch.arange(seq_idx.shape[1], device=seq_idx.device)
+    return seq_idx.gather(1, torch.minimum(position, (lengths[:, None] - 1).clamp(min=0)))
+
+
 def continues(seq_idx: Int[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
     """True where a token belongs to the same packed sequence as the one before it; always True for the first.
 

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..errors import check_choice
 from ._common import Backend, resolve
 
 
@@ -82,7 +83,8 @@ class _TapSum(torch.autograd.Function):
         ctx.save_for_backward(padded, taps, bias, segment)
         ctx.silu = silu
         y = _tap_sum(padded, taps, bias, segment)
-        return F.silu(y, inplace=True) if silu else y
+        # Not in place: torch.compile of PyTorch 2.11 loses the gradient of an output that was changed in place.
+        return F.silu(y) if silu else y.clone()
 
     @staticmethod
     @once_differentiable
@@ -187,6 +189,7 @@ def causal_conv1d(
     Returns:
         y (b l i), and final_states (b i w): the last w inputs.
     """
+    check_choice("activation", activation, ("silu", None))
     compute = resolve("causal_conv1d", backend, {"naive": causal_conv1d_naive, "torch": causal_conv1d_torch})
     return compute(
         x, weight, bias, activation=activation, initial_states=initial_states, seq_idx=seq_idx, lengths=lengths

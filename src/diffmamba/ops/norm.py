@@ -48,7 +48,9 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.eps = eps
-        return _normed(x, weight, eps)  # autograd is off in here
+        y = F.rms_norm(x, x.shape[-1:], eps=eps)
+        # Not in place: torch.compile of PyTorch 2.11 loses the gradient of an output that was changed in place.
+        return y if weight is None else y * weight
 
     @staticmethod
     @once_differentiable
@@ -59,7 +61,7 @@ class _RMSNorm(torch.autograd.Function):
         normed = x * scale
         product = grad * normed
         if weight is not None:
-            grad_weight = product.flatten(0, -3).sum(0)
+            grad_weight = product.reshape(-1, *weight.shape).sum(0)
             grad, product = grad * weight, product.mul_(weight)
         grad_x = torch.addcmul(grad, normed, product.mean(-1, keepdim=True), value=-1)
         return grad_x.mul_(scale), grad_weight, None

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ._common import Backend, accumulate_dtype, continues, no_autocast, resolve, step_sizes
+from ._common import Backend, accumulate_dtype, continues, no_autocast, resolve, step_sizes, until_last_real
 from .linear_scan import linear_scan
 
 
@@ -143,6 +143,6 @@ def selective_scan(
             C.to(dtype),
             D=None if D is None else D.to(dtype),
             initial_states=initial_states,
-            seq_idx=seq_idx,
+            seq_idx=None if seq_idx is None else until_last_real(seq_idx, lengths),
         )
     return SelectiveScanOutput(y.to(x.dtype), final_states)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ._common import Backend, accumulate_dtype, continues, no_autocast, resolve, step_sizes
+from ._common import Backend, accumulate_dtype, continues, no_autocast, resolve, step_sizes, until_last_real
 from .ssd_chunks import ssd_chunks
 
 
@@ -164,7 +164,7 @@ def ssd(
             C.to(dtype),
             D=None if D is None else D.to(dtype),
             initial_states=initial_states,
-            seq_idx=seq_idx,
+            seq_idx=None if seq_idx is None else until_last_real(seq_idx, lengths),
             chunk_size=chunk_size,
         )
     return SSDOutput(y.to(x.dtype), final_states)

@@ -1,6 +1,5 @@
 """Training on transformers' Trainer."""
 
-from .callbacks import model_folder as model_folder
 from .callbacks import progress_bar as progress_bar
 from .fit import fit as fit
 from .language import TrainConfig as TrainConfig

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -68,6 +68,8 @@ class Recorder(TrainerCallback):
         self.started = time.perf_counter()
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if control.should_save:  # the running mean of the loss is not in a checkpoint: write it down before
+            control.should_log = True
         self.seconds.append(time.perf_counter() - self.started)
         shown = [f"{name} {value:.3f}" for name, value in self.latest.items()]
         status = "  ".join([*shown, f"{self.tokens_per_second():,.0f} tokens/s"])
@@ -97,7 +99,8 @@ class Recorder(TrainerCallback):
         self.latest |= summary
         tokens = state.global_step * self.tokens_per_step
         self.folder.append_metrics({"step": state.global_step, "tokens": tokens, **summary})
-        if state.best_metric is None or metrics["eval_loss"] < state.best_metric:
+        best = math.inf if state.best_metric is None else state.best_metric
+        if metrics["eval_loss"] < best:  # never of a loss that is no number
             self.save_model(model, "best")
 
     def on_save(
@@ -141,9 +144,4 @@ class Interrupt(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.happened:
-            control.should_save = control.should_training_stop = True
-
-
-def model_folder(path: Path) -> Path:
-    """The model in a folder: the folder itself, or the best of a run."""
-    return path if (path / "config.json").exists() else path / "best"
+            control.should_log = control.should_save = control.should_training_stop = True

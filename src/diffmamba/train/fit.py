@@ -29,7 +29,7 @@ def fit(
     """
     checkpoints = folder.path / "checkpoints"
     checkpoint = last_checkpoint(checkpoints)
-    tokens_per_step = settings.batch_size * settings.accumulate * task.seqlen
+    tokens_per_step = settings.sequences_per_step * task.seqlen
     recorder = Recorder(folder, tokens_per_step, task.summarize, task.tokenizer, progress, label)
     interrupt = Interrupt()
     trainer = DiffMambaTrainer(
@@ -44,14 +44,14 @@ def fit(
     trainer.remove_callback(PrinterCallback)
     with interrupt.listening():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if interrupt.happened:
+        raise KeyboardInterrupt
     if trainer.state.global_step < settings.steps:
-        if interrupt.happened:
-            raise KeyboardInterrupt
         raise RunError(f"the data ended at step {trainer.state.global_step} of {settings.steps}")
-    measured = [line for line in folder.metrics() if "loss" not in line]
-    return {k: v for k, v in measured[-1].items() if k not in ("step", "tokens")} | {
-        "tokens_per_second": recorder.tokens_per_second()
-    }
+    lines = folder.metrics()
+    measured = [line for line in lines if "loss" not in line][-1]
+    speed = [line["tokens_per_second"] for line in lines if "tokens_per_second" in line][-1]
+    return {k: v for k, v in measured.items() if k not in ("step", "tokens")} | {"tokens_per_second": speed}
 
 
 def _arguments(settings: FitSettings, output_dir: str, *, loss_only: bool) -> TrainingArguments:
@@ -81,6 +81,7 @@ def _arguments(settings: FitSettings, output_dir: str, *, loss_only: bool) -> Tr
         greater_is_better=False,
         seed=settings.seed,
         bf16=settings.bf16,
+        use_cpu=not torch.accelerator.is_available(),
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         report_to=[],

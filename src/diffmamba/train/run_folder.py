@@ -47,7 +47,7 @@ class RunFolder:
             elif not resume:
                 raise RunError(f"{path} holds a run already; go on with --resume, or delete it with --overwrite")
             else:
-                self._check_same(json.loads(begun.read_text()), settings)
+                self._check_same(_read_settings(begun), settings)
         path.mkdir(parents=True, exist_ok=True)
         if not begun.exists():
             write_text(begun, json.dumps(settings, indent=2) + "\n")
@@ -82,3 +82,10 @@ class RunFolder:
         """Drop the lines of steps that a resumed run will take again."""
         kept = [line for line in self.metrics() if line["step"] <= step]
         write_text(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise RunError(f"{path} cannot be read ({error}); start again with --overwrite") from error

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +42,18 @@ class FitSettings:
         for name in ("steps", "batch_size", "accumulate", "log_every", "eval_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1; got {getattr(self, name)}")
-        if self.lr <= 0:
+        if not 0 < self.lr < math.inf:
             raise ValueError(f"`lr` must be positive; got {self.lr}")
+        if not 0 <= self.beta2 < 1:
+            raise ValueError(f"`beta2` must be in [0, 1); got {self.beta2}")
+        for name in ("weight_decay", "clip", "seed", "warmup_steps"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"`{name}` must not be negative; got {getattr(self, name)}")
+
+    @property
+    def sequences_per_step(self) -> int:
+        """Over all devices."""
+        return self.batch_size * self.accumulate * max(1, torch.cuda.device_count())
 
     @property
     def warmup_steps(self) -> int:
@@ -55,3 +68,11 @@ class LanguageSettings(FitSettings):
     """Tokens a sequence."""
     eval_windows: int = 64
     """Held-out sequences to measure on."""
+
+    def check(self) -> None:
+        super().check()
+        if self.seqlen < 2 or self.eval_windows < 1:
+            raise ValueError(
+                "`seqlen` must be at least 2, since a token is predicted from one before it, and `eval_windows` at "
+                f"least 1; got {self.seqlen} and {self.eval_windows}"
+            )

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import EvalPrediction, PreTrainedTokenizerBase
 
-from ..data import MQAR, Corpus, TokenWindows
+from ..data import MQAR, Corpus, TokenWindows, count_bytes
 from ..models import DiffMambaConfig, build_config
 from .settings import LanguageSettings
 
@@ -47,14 +46,19 @@ def language_config(preset: str, arch: str, tokenizer: PreTrainedTokenizerBase, 
 
 def language_task(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, settings: LanguageSettings) -> Task:
     """Next-token prediction, measured in bits per byte: comparable between tokenizers, as nats a token are not."""
-    size = settings.steps * settings.batch_size * settings.accumulate * max(1, torch.cuda.device_count())
+
+    train = TokenWindows(corpus.train, settings.seqlen, settings.steps * settings.sequences_per_step, settings.seed)
+    test = TokenWindows(corpus.held_out, settings.seqlen, settings.eval_windows)
+    bytes_per_token = count_bytes(corpus.held_out[: len(test) * settings.seqlen], tokenizer) / (
+        len(test) * settings.seqlen
+    )
 
     def bits_per_byte(metrics: dict[str, float]) -> dict[str, float]:
-        return {"bits_per_byte": metrics["eval_loss"] / math.log(2) / corpus.bytes_per_token}
+        return {"bits_per_byte": metrics["eval_loss"] / math.log(2) / bytes_per_token}
 
     return Task(
-        train=TokenWindows(corpus.train, settings.seqlen, size, settings.seed),
-        test=TokenWindows(corpus.held_out, settings.seqlen, settings.eval_windows),
+        train=train,
+        test=test,
         seqlen=settings.seqlen,
         summarize=bits_per_byte,
         tokenizer=tokenizer,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from pathlib import Path
@@ -44,15 +45,20 @@ class DiffMambaTrainer(Trainer):
         self._first_bad_step = torch.where(bad, step, self._first_bad_step)
         return loss
 
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        """Before anything is written, stop if the loss was no number in a step since the last time."""
+    def _maybe_log_save_evaluate(self, tr_loss: Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
+        """Before anything is written, stop if a loss or the gradient was no number in a step since the last time."""
         due = self.control.should_log or self.control.should_evaluate or self.control.should_save
         if due and self._first_bad_step is not None and (step := int(self._first_bad_step)):
-            raise RunError(
-                f"the loss was not a finite number at step {step}; the last checkpoint is from before it. "
-                "Try a lower --lr, or a longer --warmup"
-            )
-        super()._maybe_log_save_evaluate(*args, **kwargs)
+            raise _diverged("loss", step)
+        if due and grad_norm is not None and not math.isfinite(grad_norm):
+            raise _diverged("gradient", self.state.global_step)
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """After a measurement and before the checkpoint that follows it."""
+        if not math.isfinite(metrics["eval_loss"]):
+            raise _diverged("held-out loss", self.state.global_step)
+        return super()._determine_best_metric(metrics, trial)
 
     def _get_output_dir(self, trial: Any) -> str:
         return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
@@ -62,7 +68,10 @@ class DiffMambaTrainer(Trainer):
         folder = Path(self.args.output_dir)
         self._staging = folder / "part"
         try:
-            super()._save_checkpoint(model, trial)
+            try:
+                super()._save_checkpoint(model, trial)
+            except RuntimeError as error:  # how torch.save reports that it could not write
+                raise RunError(f"cannot write a checkpoint to {folder}: {error}") from error
             if self.args.should_save:
                 name = f"checkpoint-{self.state.global_step}"
                 shutil.rmtree(folder / name, ignore_errors=True)
@@ -75,6 +84,13 @@ class DiffMambaTrainer(Trainer):
             if self.args.should_save:
                 shutil.rmtree(self._staging, ignore_errors=True)
             self._staging = None
+
+
+def _diverged(what: str, step: int) -> RunError:
+    return RunError(
+        f"the {what} was not a finite number at step {step}; the last checkpoint is from before it. "
+        "Start again with a lower --lr or a longer --warmup"
+    )
 
 
 def last_checkpoint(folder: Path) -> Path | None:
