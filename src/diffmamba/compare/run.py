@@ -184,9 +184,8 @@ def slug(arch: str) -> str:
 def _model_config(config: CompareConfig, arch: str, task: str, tokenizer: PreTrainedTokenizerBase) -> DiffMambaConfig:
     sizes: dict[str, Any] = {"matching": "compact" if config.match == "parameters" else "paper"}
     if task == "mqar":
-        sizes |= {name: getattr(config.mqar, name) for name in ("d_model", "n_layer", "d_state", "headdim")} | {
-            "d_intermediate": 0
-        }
+        sizes |= {name: getattr(config.mqar, name) for name in ("d_model", "n_layer", "d_state", "headdim")}
+        sizes["d_intermediate"] = 0
     # What the architecture itself says goes first.
     sizes = {name: value for name, value in sizes.items() if name not in parse_architecture(arch)}
     if task == "mqar":
@@ -196,7 +195,7 @@ def _model_config(config: CompareConfig, arch: str, task: str, tokenizer: PreTra
 
 def _recall(settings: RecallSettings) -> Task:
     sizes: dict[str, Any] = {name: getattr(settings, name) for name in ("seqlen", "pairs", "queries", "vocab_size")}
-    n_train = settings.steps * settings.batch_size * settings.accumulate
+    n_train = settings.steps * settings.sequences_per_step
     # Seeds of training and test examples never meet: even ones train, odd ones test.
     train = MQAR(n_train, seed=2 * settings.seed, **sizes)
     return recall_task(train, MQAR(settings.test_examples, seed=2 * settings.seed + 1, **sizes))

@@ -60,7 +60,7 @@ class Mamba2(nn.Module):
 
     def __init__(
         self, d_model: int, d_state: int = 128, d_conv: int = 4, conv_init: float | None = None, expand: int = 2,
-        headdim: int = 64, ngroups: int = 1, *, A_init_range: tuple[float, float] = (1, 16), D_has_hdim: bool = False,
+        headdim: int = 64, *, ngroups: int = 1, A_init_range: tuple[float, float] = (1, 16), D_has_hdim: bool = False,
         rmsnorm: bool = True, norm_before_gate: bool = False, dt_min: float = 0.001, dt_max: float = 0.1,
         dt_init_floor: float = 1e-4, dt_limit: tuple[float, float] = (0.0, float("inf")), bias: bool = False,
         conv_bias: bool = True, chunk_size: int = 64, layer_idx: int | None = None, branches: int = 1,
