@@ -140,22 +140,21 @@ class DiffMambaModel(DiffMambaPreTrainedModel):
         if order is not None:
             x = x.gather(1, order[..., None].expand_as(x))
             seq_idx = None if seq_idx is None else seq_idx.gather(1, order)
-        all_hidden = [x]
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        all_hidden = [x] if output_hidden_states else []
         for layer_idx, layer in enumerate(self.layers):
             state = None if cache_params is None else read_state(cache_params, layer_idx)
             x, state = layer(x, state, seq_idx, lengths)
             if cache_params is not None:
                 write_state(cache_params, layer_idx, state)
-            all_hidden.append(x)
+            if output_hidden_states:
+                all_hidden.append(x)
         x = self.norm_f(x).to(self.norm_f.weight.dtype)
-
-        hidden_states = None
-        if output_hidden_states or (output_hidden_states is None and self.config.output_hidden_states):
-            hidden_states = tuple(_restore(h, order) for h in all_hidden)
         return DiffMambaOutput(
             last_hidden_state=_restore(x, order),
             cache_params=cache_params if use_cache else None,
-            hidden_states=hidden_states,
+            hidden_states=tuple(_restore(h, order) for h in all_hidden) if output_hidden_states else None,
         )
 
 
