@@ -126,7 +126,9 @@ def test_windows_depend_on_the_seed_alone():
 def test_held_out_windows_are_in_order():
     windows = TokenWindows(np.arange(95, dtype=np.uint16), 10)
     assert len(windows) == 9 and windows[8]["input_ids"].tolist() == list(range(80, 90))
-    assert len(TokenWindows(np.arange(95, dtype=np.uint16), 10, size=4)) == 4
+    some = TokenWindows(np.arange(95, dtype=np.uint16), 10, size=4)
+    assert [int(some[i]["input_ids"][0]) for i in range(4)] == [0, 20, 40, 60]
+    assert [int(window["input_ids"][0]) for window in some] == [0, 20, 40, 60]
     with pytest.raises(IndexError):
         windows[9]
 

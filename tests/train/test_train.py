@@ -64,8 +64,9 @@ def test_a_run_leaves_what_it_promises(tmp_path, text):
 def test_bits_per_byte_is_what_it_says(tmp_path, text):
     measured = train(config(tmp_path, text))
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "last")
-    held_out = (text.read_bytes()[-round(0.05 * text.stat().st_size) :] + b"\0")[: 4 * 16]
-    windows = torch.tensor(list(held_out)).view(4, 16)
+    held_out = text.read_bytes()[-round(0.05 * text.stat().st_size) :] + b"\0"
+    starts = [16 * (i * (len(held_out) // 16) // 4) for i in range(4)]  # spread over all of it
+    windows = torch.tensor([list(held_out[start : start + 16]) for start in starts])
     bits = model(windows, labels=windows).loss.item() / torch.log(torch.tensor(2.0)).item()
     assert measured["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
 

@@ -16,7 +16,7 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
     """Windows of `seqlen` tokens as {"input_ids", "labels"}; the model shifts the labels.
 
     With a seed, item i is a window of epoch i // windows: in each epoch every window comes once, in a new order, cut
-    at a new offset. Without one, the items are the windows of the stream in order.
+    at a new offset. Without one, the items are windows of the stream in order, spread evenly over all of it.
 
     Args:
         tokens: ids (tokens).
@@ -43,8 +43,11 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         if not 0 <= index < self.size:
             raise IndexError(f"index {index} of {self.size} windows")
         epoch, within = divmod(index, self.windows)
-        offset, order = (0, None) if self.seed is None else self._epoch(epoch)
-        start = offset + self.seqlen * (within if order is None else int(order[within]))
+        if self.seed is None:
+            start = self.seqlen * (index * self.windows // self.size)
+        else:
+            offset, order = self._epoch(epoch)
+            start = offset + self.seqlen * int(order[within])
         ids = torch.from_numpy(self.tokens[start : start + self.seqlen].astype(np.int64))
         return {"input_ids": ids, "labels": ids}
 

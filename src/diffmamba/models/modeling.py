@@ -16,6 +16,7 @@ from ..layers import MLP, Mamba, Mamba2, MixerState, MLPKind, RMSNorm, init_weig
 from .cache import read_state, write_state
 from .config import LAYERS, DiffMambaConfig
 from .outputs import DiffMambaCausalLMOutput, DiffMambaOutput
+from .packing import packed_sequences
 
 
 def build_mixer(config: DiffMambaConfig, layer_idx: int) -> Mamba | Mamba2:
@@ -114,6 +115,8 @@ class DiffMambaModel(DiffMambaPreTrainedModel):
         inputs_embeds: Float[Tensor, "b l d"] | None = None,
         cache_params: Cache | None = None,
         seq_idx: Int[Tensor, "b l"] | None = None,
+        position_ids: Int[Tensor, "_ l"] | None = None,
+        cu_seqlens: Int[Tensor, "n"] | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> DiffMambaOutput:
@@ -124,7 +127,8 @@ class DiffMambaModel(DiffMambaPreTrainedModel):
             attention_mask: (b l), 0 for padding, which may stand anywhere; its outputs mean nothing.
             inputs_embeds: embeddings in place of token ids.
             cache_params: the state of the tokens before; it is brought up to date in place.
-            seq_idx: which packed sequence each token belongs to.
+            seq_idx, position_ids, cu_seqlens: where packed sequences begin, see `packed_sequences`; the first of them
+                goes on from the state in `cache_params`.
             use_cache: return the state; by default when not training.
             output_hidden_states: return what every layer gives.
         """
@@ -136,6 +140,7 @@ class DiffMambaModel(DiffMambaPreTrainedModel):
         if use_cache and cache_params is None:
             cache_params = DynamicCache(config=self.config)
 
+        seq_idx = packed_sequences(x, seq_idx, position_ids, cu_seqlens)
         order, lengths = _real_tokens_first(attention_mask, x)
         if order is not None:
             x = x.gather(1, order[..., None].expand_as(x))
@@ -209,6 +214,8 @@ class DiffMambaForCausalLM(DiffMambaPreTrainedModel, GenerationMixin):
         inputs_embeds: Float[Tensor, "b l d"] | None = None,
         cache_params: Cache | None = None,
         seq_idx: Int[Tensor, "b l"] | None = None,
+        position_ids: Int[Tensor, "_ l"] | None = None,
+        cu_seqlens: Int[Tensor, "n"] | None = None,
         labels: Int[Tensor, "b l"] | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -230,6 +237,8 @@ class DiffMambaForCausalLM(DiffMambaPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             cache_params=cache_params,
             seq_idx=seq_idx,
+            position_ids=position_ids,
+            cu_seqlens=cu_seqlens,
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
         )

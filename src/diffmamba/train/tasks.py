@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import EvalPrediction, PreTrainedTokenizerBase
@@ -46,12 +47,10 @@ def language_config(preset: str, arch: str, tokenizer: PreTrainedTokenizerBase, 
 
 def language_task(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, settings: LanguageSettings) -> Task:
     """Next-token prediction, measured in bits per byte: comparable between tokenizers, as nats a token are not."""
-
     train = TokenWindows(corpus.train, settings.seqlen, settings.steps * settings.sequences_per_step, settings.seed)
     test = TokenWindows(corpus.held_out, settings.seqlen, settings.eval_windows)
-    bytes_per_token = count_bytes(corpus.held_out[: len(test) * settings.seqlen], tokenizer) / (
-        len(test) * settings.seqlen
-    )
+    measured = np.concatenate([window["input_ids"].numpy() for window in test])
+    bytes_per_token = count_bytes(measured, tokenizer) / len(measured)
 
     def bits_per_byte(metrics: dict[str, float]) -> dict[str, float]:
         return {"bits_per_byte": metrics["eval_loss"] / math.log(2) / bytes_per_token}

@@ -1,0 +1,98 @@
+"""Packed rows equal separate rows, however the packing is said, in outputs and gradients."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import DataCollatorWithFlattening
+
+from diffmamba import DiffMambaConfig, DiffMambaForCausalLM
+from tolerance import assert_close
+
+SMALL = {"vocab_size": 32, "d_model": 16, "n_layer": 2, "d_state": 8, "headdim": 8, "chunk_size": 16}
+VARIANTS = [
+    {},
+    {"mixer": "mamba"},
+    {"branches": 1},
+    {"site": "ssm", "lambda_policy": "token"},
+    {"pattern": ["mamba", "diff_mamba2"]},
+]
+
+
+def make(variant):
+    torch.manual_seed(0)
+    return DiffMambaForCausalLM(DiffMambaConfig(**SMALL | variant)).double()
+
+
+def run(model, batches):
+    """Logits of all tokens, and the gradients of the sum of all losses."""
+    model.zero_grad()
+    logits = []
+    for batch in batches:
+        outputs = model(**batch, num_items_in_batch=1)  # a sum, not a mean: the same for any cutting
+        outputs.loss.backward()
+        logits.append(outputs.logits.flatten(0, 1))
+    return torch.cat(logits), {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def separate(rows):
+    return [{"input_ids": row[None], "labels": row[None]} for row in rows]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(map(str, v.values())))
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=5))
+def test_packed_equals_separate(variant, lengths):
+    model = make(variant)
+    rows = [torch.randint(1, 32, (n,)) for n in lengths]
+    tokens = torch.cat(rows)[None]
+    labels = torch.cat([torch.cat([torch.tensor([-100]), row[1:]]) for row in rows])[None]
+    ends = torch.tensor([0, *lengths]).cumsum(0)
+    ways = [
+        {"seq_idx": torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(lengths))[None]},
+        {"cu_seqlens": ends.int()},
+        {"position_ids": torch.cat([torch.arange(n) for n in lengths])[None]},
+    ]
+    oracle, oracle_grads = run(model, separate(rows))
+    for way in ways:
+        logits, grads = run(model, [{"input_ids": tokens, "labels": labels} | way])
+        assert_close(logits, oracle, 1e-10, str(list(way)))
+        for name, grad in oracle_grads.items():
+            assert_close(grads[name], grad, 1e-9, f"{list(way)} {name}")
+
+
+def test_padding_free_batches_of_transformers():
+    model = make({})
+    rows = [torch.randint(1, 32, (n,)) for n in (5, 1, 9)]
+    batch = DataCollatorWithFlattening(return_tensors="pt")([{"input_ids": row.tolist()} for row in rows])
+    oracle, oracle_grads = run(model, separate(rows))
+    logits, grads = run(model, [dict(batch)])
+    assert_close(logits, oracle, 1e-10)
+    for name, grad in oracle_grads.items():
+        assert_close(grads[name], grad, 1e-9, name)
+
+
+def test_ordinary_positions_are_no_packing():
+    model, tokens = make({}), torch.randint(1, 32, (2, 9))
+    assert torch.equal(model(tokens, position_ids=torch.arange(9)[None]).logits, model(tokens).logits)
+    cache = model.eval()(tokens[:, :4]).cache_params
+    later = model(tokens[:, 4:], position_ids=torch.arange(4, 9)[None], cache_params=cache)
+    assert_close(later.logits, model(tokens).logits[:, 4:], 1e-12)
+
+
+@pytest.mark.parametrize(
+    "rows, packing, message",
+    [
+        (
+            1,
+            {"seq_idx": torch.zeros(1, 9, dtype=torch.long), "cu_seqlens": torch.tensor([0, 9])},
+            "seq_idx and cu_seqlens",
+        ),
+        (2, {"cu_seqlens": torch.tensor([0, 9])}, "a batch of one row; got 2 rows"),
+        (1, {"cu_seqlens": torch.tensor([0, 4, 8])}, "must rise from 0 to the row's length, 9; got \\[0, 4, 8\\]"),
+        (1, {"cu_seqlens": torch.tensor([0, 5, 4, 9])}, "must rise from 0"),
+    ],
+)
+def test_packing_that_does_not_fit(rows, packing, message):
+    with pytest.raises(ValueError, match=message):
+        make({})(torch.randint(1, 32, (rows, 9)), **packing)
