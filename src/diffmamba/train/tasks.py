@@ -49,7 +49,7 @@ def language_task(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, settings: 
     """Next-token prediction, measured in bits per byte: comparable between tokenizers, as nats a token are not."""
     train = TokenWindows(corpus.train, settings.seqlen, settings.steps * settings.sequences_per_step, settings.seed)
     test = TokenWindows(corpus.held_out, settings.seqlen, settings.eval_windows)
-    measured = np.concatenate([window["input_ids"].numpy() for window in test])
+    measured = np.concatenate([window["input_ids"].numpy() for window in (test[i] for i in range(len(test)))])
     bytes_per_token = count_bytes(measured, tokenizer) / len(measured)
 
     def bits_per_byte(metrics: dict[str, float]) -> dict[str, float]:
