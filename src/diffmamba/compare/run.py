@@ -88,7 +88,8 @@ class CompareConfig:
     seeds: int = 3
     """Seeds 0, 1, ... of every architecture and task."""
     match: Literal["parameters", "paper"] = "parameters"
-    """parameters: two branches share the state, < 0.5 % more parameters than one; paper: equal state, and more parameters (+ 4.5 % at d_model 1024, + 8 % for tiny)."""
+    """parameters: two branches halve the state, and add < 0.5 % parameters; paper: they keep it, and add 4.5 % at
+    d_model 1024, more below."""
     data: Path | None = None
     """Text file, or folder of text files; by default the source of Python's standard library."""
     tokenizer: Path | None = None
