@@ -128,6 +128,20 @@ def test_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path, text, m
     assert all(torch.isfinite(tensor).all() for tensor in weights(run / "last").values())
 
 
+def test_gradient_that_is_no_number_stops_before_the_checkpoint(tmp_path, text, monkeypatch):
+    compute_loss = DiffMambaTrainer.compute_loss
+
+    def poisoned(self, model, *args, **kwargs):
+        if model.training and self.state.global_step == 2:
+            model.lm_head.weight.register_hook(lambda grad: grad * float("inf"))
+        return compute_loss(self, model, *args, **kwargs)
+
+    monkeypatch.setattr(DiffMambaTrainer, "compute_loss", poisoned)
+    with pytest.raises(RunError, match="the gradient was not a finite number at step 3"):
+        train(config(tmp_path, text, eval_every=3))
+    assert last_checkpoint(tmp_path / "run" / "checkpoints") is None and not (tmp_path / "run" / "best").exists()
+
+
 @pytest.mark.parametrize("eval_every", [1, 3])
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path, text, eval_every):
     with pytest.raises(RunError, match="was not a finite number at step"):
