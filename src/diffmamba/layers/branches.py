@@ -81,3 +81,9 @@ def check_input(u: Tensor, d_model: int) -> None:
         raise ValueError(f"the mixer takes (batch, seqlen, d_model={d_model}); got shape {tuple(u.shape)}")
     if 0 in u.shape:
         raise ValueError(f"batch and seqlen must be at least 1; got shape {tuple(u.shape)}")
+
+
+def mark_no_weight_decay(*parameters: nn.Parameter) -> None:
+    """Set mamba_ssm's mark, by which optimizers know what not to decay."""
+    for parameter in parameters:
+        setattr(parameter, "_no_weight_decay", True)  # noqa: B010  # not an attribute that type checkers know

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import check_divides
 from ..ops import accumulate_dtype, causal_conv1d, causal_conv1d_step, selective_scan, selective_scan_step
-from .branches import Differential, Matching, MixerState, Site, check_branches, check_input
+from .branches import Differential, Matching, MixerState, Site, check_branches, check_input, mark_no_weight_decay
 from .init import init_weights
 from .lambdas import LambdaPolicy
 from .linear import Linear
@@ -85,8 +85,7 @@ class Mamba(nn.Module):
                 d_state=self.d_state, nheads=nheads,
                 width=d_model if site == "block" else self.d_inner, **kw,
             )  # fmt: skip
-        for parameter in (self.A_log, self.D, self.dt_proj.bias):
-            parameter._no_weight_decay = True  # type: ignore[attr-defined]  # mamba_ssm's mark, which optimizers read
+        mark_no_weight_decay(self.A_log, self.D, self.dt_proj.bias)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
