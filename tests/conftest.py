@@ -4,10 +4,16 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import re
+from collections import defaultdict
+from pathlib import Path
+
 import jaxtyping
 import pytest
 import torch
 import transformers
+
+import tolerance
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -41,3 +47,41 @@ def unchecked_types():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--exactness", action="store_true", help="write the worst errors into docs/exactness.md; not with -n"
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Note the worst error of a test marked `exact`, by dtype."""
+    tolerance.worst.clear()
+    result = yield
+    for mark in item.iter_markers("exact"):
+        row = WORST[mark.args[0], f"{item.path.name}::{item.originalname}"]
+        for dtype, ratio in tolerance.worst.items():
+            row[dtype] = max(row.get(dtype, 0.0), ratio)
+    return result
+
+
+WORST = defaultdict(dict)
+EXACTNESS = Path(__file__).parents[1] / "docs" / "exactness.md"
+
+
+def pytest_sessionfinish(session):
+    if not session.config.getoption("--exactness"):
+        return
+
+    def cell(row, dtype):
+        return f"{row[dtype]:.1e}" if dtype in row else ""
+
+    lines = ["| property | test | fp32 | fp64 |", "|---|---|---|---|"]
+    for (name, test), row in WORST.items():
+        lines.append(f"| {name} | `{test}` | {cell(row, torch.float32)} | {cell(row, torch.float64)} |")
+    text = EXACTNESS.read_text()
+    EXACTNESS.write_text(
+        re.sub(r"(?<=<!-- measured -->\n).*?(?=<!-- end -->)", "\n".join(lines) + "\n", text, flags=re.S)
+    )

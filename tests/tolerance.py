@@ -7,6 +7,10 @@ LONG_SUMS = {torch.float64: 1e-12, torch.float32: 5e-5, torch.bfloat16: 1e-1}
 """Gradients of A, D and dt_bias, which are sums over all tokens with much cancellation."""
 
 
+worst: dict[torch.dtype, float] = {}
+"""Of the test that is running: the worst error that `assert_close` met, by dtype."""
+
+
 def error_ratio(actual, oracle):
     """0 if both are 0 everywhere."""
     error = (actual.double() - oracle.double()).pow(2).mean().sqrt()
@@ -17,6 +21,7 @@ def error_ratio(actual, oracle):
 def assert_close(actual, oracle, limit, what="result"):
     assert actual.shape == oracle.shape, f"{what}: shape {tuple(actual.shape)}, not {tuple(oracle.shape)}"
     ratio = error_ratio(actual, oracle)
+    worst[actual.dtype] = max(worst.get(actual.dtype, 0.0), ratio)
     assert ratio <= limit, f"{what}: error ratio {ratio:.2e} is above {limit:.0e}"
 
 

@@ -61,10 +61,11 @@ def test_packed_equals_separate(variant, lengths):
             assert_close(grads[name], grad, 1e-9, f"{list(way)} {name}")
 
 
-def test_padding_free_batches_of_transformers():
+@pytest.mark.parametrize("options", [{}, {"return_seq_idx": True}], ids=["position_ids", "seq_idx"])
+def test_padding_free_batches_of_transformers(options):
     model = make({})
     rows = [torch.randint(1, 32, (n,)) for n in (5, 1, 9)]
-    batch = DataCollatorWithFlattening(return_tensors="pt")([{"input_ids": row.tolist()} for row in rows])
+    batch = DataCollatorWithFlattening(return_tensors="pt", **options)([{"input_ids": row.tolist()} for row in rows])
     oracle, oracle_grads = run(model, separate(rows))
     logits, grads = run(model, [dict(batch)])
     assert_close(logits, oracle, 1e-10)
@@ -85,8 +86,8 @@ def test_ordinary_positions_are_no_packing():
     [
         (
             1,
-            {"seq_idx": torch.zeros(1, 9, dtype=torch.long), "cu_seqlens": torch.tensor([0, 9])},
-            "seq_idx and cu_seqlens",
+            {"seq_idx": torch.zeros(1, 9, dtype=torch.long), "cu_seqlens": torch.tensor([0, 4, 9])},
+            "`seq_idx` and `cu_seqlens` begin sequences at different tokens",
         ),
         (2, {"cu_seqlens": torch.tensor([0, 9])}, "a batch of one row; got 2 rows"),
         (1, {"cu_seqlens": torch.tensor([0, 4, 8])}, "must rise from 0 to the row's length, 9; got \\[0, 4, 8\\]"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 from jaxtyping import Float
@@ -81,6 +81,20 @@ def check_input(u: Tensor, d_model: int) -> None:
         raise ValueError(f"the mixer takes (batch, seqlen, d_model={d_model}); got shape {tuple(u.shape)}")
     if 0 in u.shape:
         raise ValueError(f"batch and seqlen must be at least 1; got shape {tuple(u.shape)}")
+
+
+def own_weight(name: str, module: nn.Module, kind: type[nn.Module]) -> Tensor:
+    """The weight of a map that a mixer applies itself.
+
+    Raises:
+        TypeError: an adapter has been wrapped around the map, and would be left out without a word.
+    """
+    if not isinstance(module, kind):
+        raise TypeError(
+            f"the mixer reads the weight of `{name}` and does not call it: {type(module).__name__} in its place would "
+            "have no effect. Adapters go on in_proj and out_proj."
+        )
+    return cast(Tensor, module.weight)
 
 
 def mark_no_weight_decay(*parameters: nn.Parameter) -> None:

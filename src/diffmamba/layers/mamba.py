@@ -13,7 +13,16 @@ from torch import Tensor, nn
 
 from ..errors import check_divides
 from ..ops import accumulate_dtype, causal_conv1d, causal_conv1d_step, selective_scan, selective_scan_step
-from .branches import Differential, Matching, MixerState, Site, check_branches, check_input, mark_no_weight_decay
+from .branches import (
+    Differential,
+    Matching,
+    MixerState,
+    Site,
+    check_branches,
+    check_input,
+    mark_no_weight_decay,
+    own_weight,
+)  # fmt: skip
 from .init import init_weights
 from .lambdas import LambdaPolicy
 from .linear import Linear
@@ -113,7 +122,7 @@ class Mamba(nn.Module):
         """Mix a whole sequence, a piece of one, or a single token; arguments and results as `Mamba2.forward`."""
         check_input(u, self.d_model)
         x, z = self.in_proj(u).chunk(2, dim=-1)
-        weight = self.conv1d.weight.squeeze(1)
+        weight = own_weight("conv1d", self.conv1d, nn.Conv1d).squeeze(1)
         if u.shape[1] == 1 and state is not None and seq_idx is None and lengths is None:
             x, conv_state = causal_conv1d_step(x[:, 0], state.conv_state, weight, self.conv1d.bias)
             x, dt, B, C = self._project(x)
@@ -139,14 +148,15 @@ class Mamba(nn.Module):
 
     def _project(self, x: Float[Tensor, "*bl i"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What the scan takes: x (... i), dt (... i) before its bias, B and C (... g n)."""
-        if self.scans == 1:
-            x_branches = x.unflatten(-1, (self.branches, -1))
-            x_dbl = torch.einsum("...gi,gri->...gr", x_branches, self.x_proj.weight.unflatten(0, (self.branches, -1)))
+        if self.branches == 2 and self.scans == 1:
+            weight = own_weight("x_proj", self.x_proj, nn.Linear).unflatten(0, (2, -1))
+            x_dbl = torch.einsum("...gi,gri->...gr", x.unflatten(-1, (2, -1)), weight)
         else:
             x_dbl = self.x_proj(x).unflatten(-1, (self.branches, -1))
             x = torch.cat([x] * self.scans, dim=-1)
         dt, B, C = x_dbl.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        dt = torch.einsum("...gr,gir->...gi", dt, self.dt_proj.weight.unflatten(0, (self.branches, -1)))
+        weight = own_weight("dt_proj", self.dt_proj, nn.Linear).unflatten(0, (self.branches, -1))
+        dt = torch.einsum("...gr,gir->...gi", dt, weight)
         return x, dt.flatten(-2), B, C
 
     def _combine(self, y: Float[Tensor, "b l i"], z: Tensor, u: Tensor) -> Float[Tensor, "b l d"]:

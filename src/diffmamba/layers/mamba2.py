@@ -12,7 +12,16 @@ from torch import Tensor, nn
 
 from ..errors import check_divides
 from ..ops import accumulate_dtype, causal_conv1d, causal_conv1d_step, gated_rms_norm, ssd, ssd_step
-from .branches import Differential, Matching, MixerState, Site, check_branches, check_input, mark_no_weight_decay
+from .branches import (
+    Differential,
+    Matching,
+    MixerState,
+    Site,
+    check_branches,
+    check_input,
+    mark_no_weight_decay,
+    own_weight,
+)  # fmt: skip
 from .init import init_weights
 from .lambdas import LambdaPolicy
 from .linear import Linear
@@ -145,7 +154,7 @@ class Mamba2(nn.Module):
         """
         check_input(u, self.d_model)
         z, xBC, dt = self.in_proj(u).split([self.d_inner, self.conv1d.in_channels, self.nheads], dim=-1)
-        weight = self.conv1d.weight.squeeze(1)
+        weight = own_weight("conv1d", self.conv1d, nn.Conv1d).squeeze(1)
         if u.shape[1] == 1 and state is not None and seq_idx is None and lengths is None:
             xBC, conv_state = causal_conv1d_step(xBC[:, 0], state.conv_state, weight, self.conv1d.bias)
             x, B, C = self._split(xBC)

@@ -2,6 +2,8 @@
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+from .cache import load_state as load_state
+from .cache import save_state as save_state
 from .cache import state_bytes as state_bytes
 from .config import DiffMambaConfig as DiffMambaConfig
 from .modeling import DiffMambaForCausalLM as DiffMambaForCausalLM

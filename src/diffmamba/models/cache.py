@@ -2,10 +2,56 @@
 
 from __future__ import annotations
 
-import torch
-from transformers import Cache
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers.cache_utils import LinearAttentionLayer
+
+from ..errors import RunError
+from ..files import replaced_file
 from ..layers import MixerState
+
+
+class StateLayer(LinearAttentionLayer):
+    """transformers' layer for recurrent states, with the operations on the batch that it lacks.
+
+    A state is a sum over all tokens so far and cannot forget one, so `crop` raises. transformers' own `crop`, once
+    the past is recorded, shortens the window of the convolution and leaves the state of the scan as it is.
+    """
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row, for several continuations of it."""
+        self._replace(lambda state: state.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows, in this order."""
+        self._replace(lambda state: state[indices.to(state.device)])
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Raise ValueError, unless there is nothing to remove."""
+        if tokens_to_remove != 0:
+            self._cannot_forget(f"crop({tokens_to_remove})")
+
+    def activate_past_recording(self) -> None:
+        """Raise ValueError."""
+        self._cannot_forget("activate_past_recording()")
+
+    def _cannot_forget(self, call: str) -> NoReturn:
+        raise ValueError(
+            f"{call}: the state of a Mamba layer cannot forget tokens. Keep a copy of the cache from before them, with "
+            "copy.deepcopy, and go on from the copy."
+        )
+
+    def _replace(self, change: Callable[[Tensor], Tensor]) -> None:
+        for states in (self.conv_states, self.recurrent_states):
+            if states[0] is not None:
+                states[0] = change(states[0])
 
 
 def read_state(cache: Cache, layer_idx: int) -> MixerState | None:
@@ -20,6 +66,8 @@ def read_state(cache: Cache, layer_idx: int) -> MixerState | None:
 
 def write_state(cache: Cache, layer_idx: int, state: MixerState) -> None:
     """Copy a state into the cache's buffers, whose addresses stay the same."""
+    if not isinstance(cache.layers[layer_idx], StateLayer):  # whoever made the cache, `generate` or a user
+        cache.layers[layer_idx] = StateLayer()
     # The cache appends conv inputs and keeps the last d_conv of them: a whole window replaces what was there.
     cache.update_conv_state(state.conv_state, layer_idx)
     cache.update_recurrent_state(state.ssm_state, layer_idx)
@@ -34,3 +82,43 @@ def state_bytes(cache: Cache) -> int:
         if state is not None
     ]
     return sum(state.numel() * state.element_size() for state in states)
+
+
+def save_state(cache: Cache, path: Path | str) -> None:
+    """Write the state after some tokens to a safetensors file, to go on from it in another process.
+
+    Raises:
+        ValueError: the cache has seen no token.
+    """
+    tensors: dict[str, Tensor] = {}
+    for layer_idx in range(len(cache.layers)):
+        state = read_state(cache, layer_idx)
+        if state is None:
+            raise ValueError(f"the cache is empty at layer {layer_idx}: run the model on at least one token first")
+        tensors |= {f"layers.{layer_idx}.{name}": value.contiguous() for name, value in state._asdict().items()}
+    with replaced_file(Path(path)) as aside:
+        save_file(tensors, aside)
+
+
+def load_state(path: Path | str, model: PreTrainedModel) -> Cache:
+    """The cache that `save_state` wrote, on the model's device.
+
+    Raises:
+        RunError: the file cannot be read, or is of a model of other sizes.
+    """
+    try:
+        tensors = load_file(path, device=str(model.device))
+    except SafetensorError as error:
+        raise RunError(f"cannot read the state in {path}: {error}") from error
+    cache, layers = DynamicCache(config=model.config), model.base_model.layers
+    shapes = {
+        f"layers.{layer_idx}.{name}": value.shape[1:]
+        for layer_idx, layer in enumerate(layers)
+        for name, value in layer.mixer.init_state(0)._asdict().items()
+    }
+    batches = {tensor.shape[:1] for tensor in tensors.values()}
+    if {name: tensor.shape[1:] for name, tensor in tensors.items()} != shapes or len(batches) != 1:
+        raise RunError(f"the state in {path} is not one of this model: its number of layers or its sizes differ")
+    for layer_idx in range(len(layers)):
+        write_state(cache, layer_idx, MixerState(*(tensors[f"layers.{layer_idx}.{n}"] for n in MixerState._fields)))
+    return cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -23,20 +23,34 @@ def packed_sequences(
         cu_seqlens: flash attention's way: where each sequence begins in the only row, and the row's length.
 
     Raises:
-        ValueError: more than one of them, or `cu_seqlens` that does not fit the row.
+        ValueError: two of them that disagree, or `cu_seqlens` that does not fit the row.
     """
-    ways = {"seq_idx": seq_idx, "position_ids": position_ids, "cu_seqlens": cu_seqlens}
-    given = [name for name, value in ways.items() if value is not None]
-    if len(given) > 1:
-        raise ValueError(f"give one of seq_idx, position_ids and cu_seqlens; got {' and '.join(given)}")
+    found: dict[str, Int[Tensor, "b l"]] = {}
+    if seq_idx is not None:
+        found["seq_idx"] = seq_idx
     if cu_seqlens is not None:
-        return _from_cu_seqlens(cu_seqlens, *x.shape[:2])
+        found["cu_seqlens"] = _from_cu_seqlens(cu_seqlens, *x.shape[:2])
     if position_ids is not None:
-        begins = position_ids[:, 1:] != position_ids[:, :-1] + 1
-        if not torch.compiler.is_compiling() and not bool(begins.any()):
-            return None
-        return F.pad(begins.long().cumsum(1), (1, 0)).expand(x.shape[0], -1)
-    return seq_idx
+        found["position_ids"] = _from_position_ids(position_ids).expand(x.shape[0], -1)
+    if not found:
+        return None
+    (name, chosen), *others = found.items()
+    if torch.compiler.is_compiling():
+        return chosen
+    begins = _begins(chosen)
+    for other_name, other in others:
+        if not torch.equal(begins.expand(x.shape[0], -1), _begins(other)):
+            raise ValueError(f"`{name}` and `{other_name}` begin sequences at different tokens; give one of them")
+    return None if name == "position_ids" and not bool(begins.any()) else chosen
+
+
+def _begins(seq_idx: Int[Tensor, "b l"]) -> Bool[Tensor, "b l-1"]:
+    return seq_idx[:, 1:] != seq_idx[:, :-1]
+
+
+def _from_position_ids(position_ids: Int[Tensor, "_ l"]) -> Int[Tensor, "_ l"]:
+    begins = position_ids[:, 1:] != position_ids[:, :-1] + 1
+    return F.pad(begins.long().cumsum(1), (1, 0))
 
 
 def _from_cu_seqlens(cu_seqlens: Int[Tensor, "n"], batch: int, seqlen: int) -> Int[Tensor, "1 l"]:

@@ -1,0 +1,300 @@
+"""Every way to run a model gives the same logits and the same state: whole, in pieces, padded, compiled, exported."""
+
+import copy
+import subprocess
+import sys
+
+import peft
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import DynamicCache
+from variants import VARIANTS, ids, make
+
+from diffmamba.layers import MixerState
+from diffmamba.models import load_state, save_state
+from tolerance import LIMITS, LONG_SUMS, assert_close
+
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
+EACH = pytest.mark.parametrize("variant", VARIANTS, ids=ids)
+A_FEW = pytest.mark.parametrize("variant", [{}, {"mixer": "mamba"}, VARIANTS[-4]], ids=["mamba2", "mamba", "hybrid"])
+FEW_EXAMPLES = settings(max_examples=5, deadline=None, derandomize=True)
+
+
+def states(cache):
+    return [state for layer in cache.layers for state in (layer.conv_states[0], layer.recurrent_states[0])]
+
+
+def assert_same_states(cache, oracle, dtype):
+    for one, two in zip(states(cache), states(oracle), strict=True):
+        assert_close(one, two, LIMITS[dtype], "state")
+
+
+@pytest.mark.exact("prefill in any pieces, several tokens or one at a time")
+@DTYPES
+@EACH
+@FEW_EXAMPLES
+@given(cuts=st.sets(st.integers(1, 19), max_size=19), batch=st.integers(1, 3))
+def test_any_pieces_are_the_whole(variant, dtype, cuts, batch):
+    model, tokens = make(**variant).to(dtype), torch.randint(1, 32, (batch, 20))
+    with torch.no_grad():
+        whole, cache, logits = model(tokens), DynamicCache(config=model.config), []
+        for piece in tokens.tensor_split(sorted(cuts), dim=1):
+            logits.append(model(piece, cache_params=cache).logits)
+    assert_close(torch.cat(logits, 1), whole.logits, LIMITS[dtype], "logits")
+    assert_same_states(cache, whole.cache_params, dtype)
+
+
+def masks(seqlen):
+    return st.lists(st.lists(st.booleans(), min_size=seqlen, max_size=seqlen), min_size=1, max_size=3)
+
+
+@pytest.mark.exact("padding on any side and inside, fully masked rows")
+@DTYPES
+@EACH
+@FEW_EXAMPLES
+@given(
+    rows=st.integers(1, 10).flatmap(
+        lambda n: st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=1, max_size=3)
+    )
+)
+def test_any_mask_leaves_real_tokens_alone(variant, dtype, rows):
+    model, mask = make(**variant).to(dtype), torch.tensor(rows)
+    tokens = torch.randint(1, 32, mask.shape)
+    with torch.no_grad():
+        padded = model(tokens, mask.long())
+        assert torch.isfinite(padded.logits).all()
+        for row, real in enumerate(mask):
+            found = [state[row : row + 1] for state in states(padded.cache_params)]
+            if not real.any():
+                assert all((state == 0).all() for state in found)
+                continue
+            alone = model(tokens[row : row + 1, real])
+            assert_close(padded.logits[row, real], alone.logits[0], LIMITS[dtype], "logits")
+            for one, two in zip(found, states(alone.cache_params), strict=True):
+                assert_close(one, two, LIMITS[dtype], "state")
+
+
+@pytest.mark.exact("padding and pieces together: a padded prompt, then more tokens")
+@DTYPES
+@A_FEW
+def test_going_on_from_a_padded_prompt(variant, dtype):
+    model, tokens = make(**variant).to(dtype), torch.randint(1, 32, (2, 12))
+    mask = torch.ones(2, 12, dtype=torch.long)
+    mask[0, :3], mask[1, 6:8] = 0, 0
+    whole = model(tokens, mask)
+    first = model(tokens[:, :7], mask[:, :7])
+    second = model(tokens[:, 7:], mask, cache_params=first.cache_params)
+    found = torch.cat([first.logits, second.logits], 1)
+    assert_close(found[mask.bool()], whole.logits[mask.bool()], LIMITS[dtype], "logits")
+
+
+@A_FEW
+def test_generation_goes_on_from_a_cache(variant):
+    model, tokens = make(**variant), torch.randint(1, 32, (2, 9))
+    options = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    cache = model(tokens[:, :5]).cache_params
+    later = model.generate(tokens[:, 5:], cache_params=cache, **options)
+    assert torch.equal(later[:, 4:], model.generate(tokens, **options)[:, 9:])
+
+
+@A_FEW
+@torch.no_grad()
+def test_rows_of_a_cache_repeated_and_selected(variant):
+    model, tokens = make(**variant), torch.randint(1, 32, (3, 7))
+    cache = model(tokens).cache_params
+    kept = copy.deepcopy(cache)
+    cache.batch_repeat_interleave(2)
+    assert_same_states(cache, model(tokens.repeat_interleave(2, 0)).cache_params, torch.float32)
+    cache.batch_select_indices(torch.tensor([4, 0]))
+    assert_same_states(cache, model(tokens[[2, 0]]).cache_params, torch.float32)
+    kept.reorder_cache(torch.tensor([1, 1, 0]))
+    assert_same_states(kept, model(tokens[[1, 1, 0]]).cache_params, torch.float32)
+
+
+def test_what_a_state_cannot_do_is_refused():
+    model, tokens = make(), torch.randint(1, 32, (1, 7))
+    cache = model(tokens).cache_params
+    cache.crop(0)
+    for call in (lambda: cache.crop(-2), cache.activate_past_recording):
+        with pytest.raises(ValueError, match="cannot forget tokens. Keep a copy of the cache"):
+            call()
+    assert_same_states(cache, model(tokens).cache_params, torch.float64)
+    for options, message in [
+        ({"assistant_model": model}, "assisted generation is not supported"),
+        ({"prompt_lookup_num_tokens": 2}, "assisted generation is not supported"),
+        ({"penalty_alpha": 0.6, "top_k": 4}, "Contrastive Search requires"),
+        ({"cache_implementation": "quantized"}, "only supported for models with only full attention"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            model.generate(tokens, max_new_tokens=3, pad_token_id=0, **options)
+
+
+def test_static_cache_and_reset():
+    model, tokens = make(), torch.randint(1, 32, (2, 7))
+    options = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    plain = model.generate(tokens, **options)
+    assert torch.equal(model.generate(tokens, cache_implementation="static", **options), plain)
+    cache = model(tokens).cache_params
+    cache.reset()
+    again = model(tokens[:1].expand(2, -1), cache_params=cache)
+    assert torch.equal(again.logits, model(tokens[:1].expand(2, -1)).logits)
+
+
+GO_ON = """
+import sys, torch
+from diffmamba import DiffMambaForCausalLM
+from diffmamba.layers import MixerState
+from diffmamba.models import load_state
+model = DiffMambaForCausalLM.from_pretrained(sys.argv[1]).eval()
+cache = load_state(sys.argv[1] + "/prompt.safetensors", model)
+with torch.no_grad():
+    torch.save(model(torch.load(sys.argv[1] + "/more.pt"), cache_params=cache).logits, sys.argv[1] + "/logits.pt")
+"""
+
+
+@A_FEW
+def test_a_state_goes_on_in_another_process(variant, tmp_path):
+    model, tokens = make(**variant), torch.randint(1, 32, (2, 12))
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        save_state(model(tokens[:, :7]).cache_params, tmp_path / "prompt.safetensors")
+        torch.save(tokens[:, 7:], tmp_path / "more.pt")
+        done = subprocess.run([sys.executable, "-c", GO_ON, tmp_path], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        here = model(tokens[:, 7:], cache_params=load_state(tmp_path / "prompt.safetensors", model)).logits
+    there = torch.load(tmp_path / "logits.pt")
+    assert_close(there, model(tokens).logits[:, 7:], 1e-5)
+    assert_close(there, here, 1e-6)
+
+
+def test_a_state_of_another_model_is_refused(tmp_path):
+    model, path = make(), tmp_path / "prompt.safetensors"
+    with pytest.raises(ValueError, match="the cache is empty at layer 0"):
+        save_state(DynamicCache(config=model.config), path)
+    save_state(model(torch.ones(1, 3, dtype=torch.long)).cache_params, path)
+    for other in ({"n_layer": 2}, {"d_state": 16}):
+        with pytest.raises(Exception, match="not one of this model"):
+            load_state(path, make(**other))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(Exception, match="cannot read the state in"):
+        load_state(path, model)
+
+
+@A_FEW
+def test_autocast_is_near_fp32(variant):
+    model, tokens = make(**variant), torch.randint(1, 32, (2, 30))
+
+    def run():
+        model.zero_grad()
+        outputs = model(tokens, labels=tokens)
+        outputs.loss.backward()
+        return outputs, {name: p.grad.clone() for name, p in model.named_parameters()}
+
+    plain, plain_grads = run()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast, cast_grads = run()
+        pieces = [model(tokens[:, :17])]
+        pieces += [model(tokens[:, t : t + 1], cache_params=pieces[0].cache_params) for t in range(17, 30)]
+    limit = 2 * LIMITS[torch.bfloat16]  # three layers
+    assert_close(cast.logits, plain.logits, limit)
+    assert_close(torch.cat([piece.logits for piece in pieces], 1), cast.logits, limit)
+    for name, grad in plain_grads.items():
+        assert cast_grads[name].dtype == torch.float32
+        assert_close(cast_grads[name], grad, LONG_SUMS[torch.bfloat16], name)
+
+
+@A_FEW
+def test_lora_changes_the_output_and_trains(variant):
+    model, tokens = make(**variant), torch.randint(1, 32, (2, 9))
+    plain = model(tokens).logits
+    adapted = peft.get_peft_model(
+        model, peft.LoraConfig(r=2, target_modules=["in_proj", "out_proj"], init_lora_weights=False)
+    )
+    assert not torch.allclose(adapted(input_ids=tokens).logits, plain, atol=1e-3)
+    for layer in model.backbone.layers:  # each by itself, also when decoding one row
+        for name in ("in_proj", "out_proj"):
+            lora = getattr(layer.mixer, name).lora_B["default"].weight
+            with torch.no_grad():
+                before = adapted(input_ids=tokens[:1, :1]).logits
+                lora.mul_(2)
+                assert not torch.equal(adapted(input_ids=tokens[:1, :1]).logits, before), name
+    trained = {name: p.detach().clone() for name, p in adapted.named_parameters() if p.requires_grad}
+    assert len(trained) == 3 * 2 * 2
+    optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=1.0)
+    adapted.train()(input_ids=tokens, labels=tokens).loss.backward()
+    optimizer.step()
+    for name, p in adapted.named_parameters():
+        if name in trained:
+            assert not torch.equal(p, trained[name]), name
+    logits = adapted.eval()(input_ids=tokens).logits
+    assert_close(adapted.merge_and_unload()(tokens).logits, logits, 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer")
+@pytest.mark.parametrize("mixer, name", [("mamba2", "conv1d"), ("mamba", "dt_proj"), ("mamba", "x_proj")])
+def test_an_adapter_that_would_be_left_out_is_refused(mixer, name):
+    adapted = peft.get_peft_model(make(mixer=mixer), peft.LoraConfig(r=64, target_modules=[name]))
+    with pytest.raises(TypeError, match=f"reads the weight of `{name}` and does not call it"):
+        adapted(input_ids=torch.ones(1, 5, dtype=torch.long))
+
+
+def test_nothing_to_read_is_an_error(unchecked_types):
+    for shape in ((0, 7), (2, 0)):
+        with pytest.raises(ValueError, match="batch and seqlen must be at least 1; got shape"):
+            make()(torch.ones(shape, dtype=torch.long))
+
+
+@pytest.mark.exact("gradients of the tokens before, through the state")
+@DTYPES
+@A_FEW
+def test_gradients_through_the_state(variant, dtype):
+    model, embeddings = make(**variant).to(dtype), torch.randn(2, 12, 16, dtype=dtype, requires_grad=True)
+    model(inputs_embeds=embeddings).logits[:, 7:].pow(2).sum().backward()
+    oracle, embeddings.grad = embeddings.grad.clone(), None
+    y, first, second = embeddings, embeddings[:, :7], embeddings[:, 7:]
+    for layer in model.backbone.layers:
+        first, state = layer(first)
+        second, _ = layer(second, MixerState(*state))
+    y = model.lm_head(model.backbone.norm_f(second))
+    y.pow(2).sum().backward()
+    assert_close(embeddings.grad, oracle, LIMITS[dtype], "gradient")
+
+
+COMPILED = """
+import torch
+from torch._dynamo.utils import counters
+from diffmamba import DiffMambaForCausalLM, build_config
+
+class Logits(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens):
+        return self.model(tokens, use_cache=False).logits
+
+for arch in ("diff_mamba2:lambda_policy=token", "diff_mamba"):
+    model = DiffMambaForCausalLM(build_config("tiny", arch, n_layer=2)).double().eval()
+    tokens = torch.randint(0, 256, (2, 80))
+    logits = model(tokens).logits
+    torch._dynamo.reset()
+    counters.clear()
+    step = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        cache = model(tokens[:, :70]).cache_params
+        for t in range(70, 80):
+            found = step(tokens[:, t : t + 1], cache_params=cache).logits
+            assert torch.allclose(found, logits[:, t : t + 1], atol=1e-12), (arch, t)
+    assert counters["stats"]["unique_graphs"] == 1, counters["stats"]
+    exported = torch.export.export(Logits(model), (tokens,), dynamic_shapes=({0: torch.export.Dim("batch", max=64)},))
+    more = torch.randint(0, 256, (5, 80))
+    assert torch.allclose(exported.module()(more), model(more).logits, atol=1e-12), arch
+"""
+
+
+def test_decode_step_compiles_once_and_the_forward_exports():
+    """In a process of its own: the type checks of the tests would be in the way."""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", COMPILED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -1,0 +1,24 @@
+"""Small models of every structure that there is."""
+
+from diffmamba import DiffMambaConfig, DiffMambaForCausalLM
+
+SMALL = {"vocab_size": 32, "d_model": 16, "n_layer": 3, "d_state": 8, "headdim": 8, "expand": 2}
+POLICIES = ["paper", "exp", "scalar", "head", "token"]
+VARIANTS = [
+    {"mixer": mixer, "branches": 2, "site": site, "lambda_policy": policy}
+    for mixer in ("mamba", "mamba2")
+    for site in ("block", "ssm")
+    for policy in POLICIES
+]
+VARIANTS += [{"mixer": "mamba", "branches": 1}, {"mixer": "mamba2", "branches": 1}]
+VARIANTS += [{"pattern": ["mamba", "diff_mamba2", "diff_mamba"], "post_norm": False, "d_intermediate": [0, 32, 16]}]
+VARIANTS += [{"pattern": "alternate", "mlp": "gelu", "norm_order": "post", "d_intermediate": 16, "matching": "compact"}]
+VARIANTS += [{"rmsnorm": False, "lambda_policy": "head"}, {"norm_before_gate": True, "dt_limit": (0.1, 0.2)}]
+
+
+def ids(variant):
+    return "-".join(f"{value}" for value in variant.values())
+
+
+def make(**fields):
+    return DiffMambaForCausalLM(DiffMambaConfig(**SMALL | fields)).eval()
