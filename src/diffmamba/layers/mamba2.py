@@ -100,7 +100,7 @@ class Mamba2(nn.Module):
         self.norm_groups = self.ngroups // self.scans
 
         kw: dict[str, Any] = {"device": device, "dtype": dtype}
-        conv_dim = self.d_inner + 2 * self.ngroups * d_state
+        self.conv_dim = conv_dim = self.d_inner + 2 * self.ngroups * d_state
         self.in_proj = Linear(d_model, self.d_inner + conv_dim + self.nheads, bias=bias, **kw)
         self.conv1d = nn.Conv1d(conv_dim, conv_dim, d_conv, groups=conv_dim, bias=conv_bias, **kw)
         self.dt_bias = nn.Parameter(torch.empty(self.nheads, device=device))
@@ -127,7 +127,7 @@ class Mamba2(nn.Module):
         """The state before the first token: zeros, conv in `dtype`, scan in fp32."""
         device, dtype = device or self.in_proj.weight.device, dtype or self.in_proj.weight.dtype
         return MixerState(
-            torch.zeros(batch, self.conv1d.in_channels, self.d_conv, device=device, dtype=dtype),
+            torch.zeros(batch, self.conv_dim, self.d_conv, device=device, dtype=dtype),
             torch.zeros(
                 batch, self.nheads, self.headdim, self.d_state, device=device, dtype=accumulate_dtype(self.A_log)
             ),
@@ -153,7 +153,7 @@ class Mamba2(nn.Module):
             Outputs, and the state after the last real token.
         """
         check_input(u, self.d_model)
-        z, xBC, dt = self.in_proj(u).split([self.d_inner, self.conv1d.in_channels, self.nheads], dim=-1)
+        z, xBC, dt = self.in_proj(u).split([self.d_inner, self.conv_dim, self.nheads], dim=-1)
         weight = own_weight("conv1d", self.conv1d, nn.Conv1d).squeeze(1)
         if u.shape[1] == 1 and state is not None and seq_idx is None and lengths is None:
             xBC, conv_state = causal_conv1d_step(xBC[:, 0], state.conv_state, weight, self.conv1d.bias)
