@@ -172,7 +172,11 @@ def test_post_norm_sets_the_scale():
             {"branches": 2, "headdim": 24, "lambda_policy": "head"},
             "`channels of a branch` must be divisible by `headdim`; got 16 and 24",
         ),
-        (Mamba, {"branches": 2, "matching": "smal"}, "`matching` must be one of 'paper', 'compact'; got 'smal'"),
+        (
+            Mamba,
+            {"branches": 2, "matching": "smal"},
+            "`matching` must be one of 'paper', 'compact', 'split'; got 'smal'",
+        ),
     ],
 )
 def test_bad_sizes_and_choices(mixer, options, message):

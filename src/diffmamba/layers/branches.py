@@ -14,7 +14,7 @@ from .lambdas import Lambda, LambdaPolicy, lambda_init_at
 from .norm import RMSNorm
 
 Site = Literal["block", "ssm"]
-Matching = Literal["paper", "compact"]
+Matching = Literal["paper", "compact", "split"]
 
 
 class MixerState(NamedTuple):

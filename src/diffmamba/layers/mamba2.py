@@ -39,7 +39,8 @@ class Mamba2(nn.Module):
     |----------------|-------------------|----------------|---------|---------|------------|
     | block, paper   | half              | as vanilla     | half    | same    | +4.5 % at d_model 1024 |
     | block, compact | half              | half           | same    | half    | < 0.5 %    |
-    | ssm, paper     | all, x shared     | as vanilla     | same    | same    | +4.5 %     |
+    | block, split   | half              | half           | same    | same    | +4.0 %, for pretrained heads |
+    | ssm, paper, split | all, x shared  | as vanilla     | same    | same    | +4.5 %     |
     | ssm, compact   | all, x shared     | as vanilla     | same    | half    | +0.5 %     |
 
     Args:
@@ -61,7 +62,8 @@ class Mamba2(nn.Module):
         layer_idx: 0-based depth, from which lambda_init follows.
         branches, site, lambda_policy, lambda_init, post_norm: see `Differential`; unused with one branch.
         matching: see above.
-        norm_eps: of the gated norm.
+        norm_groups, norm_eps: of the gated norm; it norms as many groups of channels as there are groups of heads, or
+            this many.
 
     Raises:
         ValueError: sizes that do not divide, or an unknown choice.
@@ -74,7 +76,8 @@ class Mamba2(nn.Module):
         dt_init_floor: float = 1e-4, dt_limit: tuple[float, float] = (0.0, float("inf")), bias: bool = False,
         conv_bias: bool = True, chunk_size: int = 64, layer_idx: int | None = None, branches: int = 1,
         site: Site = "block", lambda_policy: LambdaPolicy = "scalar", lambda_init: float | None = None,
-        post_norm: bool = True, matching: Matching = "paper", norm_eps: float = 1e-5,
+        post_norm: bool = True, matching: Matching = "paper",
+        norm_groups: int | None = None, norm_eps: float = 1e-5,
         device: torch.device | None = None, dtype: torch.dtype | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -97,7 +100,8 @@ class Mamba2(nn.Module):
         self.d_state, self.headdim, self.ngroups = d_state, headdim, branches * ngroups
         self.nheads = self.scans * check_divides("d_model * expand", self.d_inner, "headdim", headdim)
         check_divides("nheads", self.nheads, "ngroups", self.ngroups)
-        self.norm_groups = self.ngroups // self.scans
+        self.norm_groups = self.ngroups // self.scans if norm_groups is None else norm_groups
+        check_divides("d_model * expand", self.d_inner, "norm_groups", self.norm_groups)
 
         kw: dict[str, Any] = {"device": device, "dtype": dtype}
         self.conv_dim = conv_dim = self.d_inner + 2 * self.ngroups * d_state

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Any, get_args
 
+import torch
 from transformers import GenerationConfig, PreTrainedConfig
 
 from ..errors import check_choice, nearest
@@ -30,7 +31,8 @@ class DiffMambaConfig(PreTrainedConfig):
             "last_quarter"; or the name of every layer, from "mamba", "diff_mamba", "mamba2", "diff_mamba2".
         site, lambda_policy, post_norm, matching: of the differential layers, see `layers.Differential`.
         d_state, d_conv, expand, headdim, ngroups, dt_rank, A_init_range, D_has_hdim, rmsnorm, norm_before_gate,
-            dt_min, dt_max, dt_init_floor, dt_limit, bias, conv_bias, chunk_size: see `layers.Mamba2`, `layers.Mamba`.
+            norm_groups, dt_min, dt_max, dt_init_floor, dt_limit, bias, conv_bias, chunk_size: see `layers.Mamba2`,
+            `layers.Mamba`.
         d_intermediate: width of the MLP, one for all layers or one a layer; 0 for none.
         mlp: "gated" or "gelu".
         norm_order: "pre", x + f(norm(x)), or "post", norm(x + f(x)).
@@ -73,6 +75,7 @@ class DiffMambaConfig(PreTrainedConfig):
     D_has_hdim: bool = False
     rmsnorm: bool = True
     norm_before_gate: bool = False
+    norm_groups: int | None = None
     dt_min: float = 0.001
     dt_max: float = 0.1
     dt_init_floor: float = 1e-4
@@ -102,34 +105,27 @@ class DiffMambaConfig(PreTrainedConfig):
 
     def _check(self) -> None:
         """Types, ranges, and rules across fields; sizes that do not divide are found by the layers, which know why."""
-        for name in (
-            "vocab_size",
-            "d_model",
-            "n_layer",
-            "d_state",
-            "d_conv",
-            "expand",
-            "headdim",
-            "ngroups",
-            "chunk_size",
-        ):
+        for name in ("vocab_size", "d_model", "d_state", "d_conv", "expand", "headdim", "ngroups", "chunk_size"):
             self._require(name, _whole(getattr(self, name), least=1), "an integer of at least 1")
+        # A damaged file must not make us write out billions of layers before its error is found.
+        self._require("n_layer", _whole(self.n_layer, least=1) and self.n_layer < 10_000, "an integer from 1 to 9999")
         self._require("dt_rank", self.dt_rank == "auto" or _whole(self.dt_rank, least=1), "'auto' or at least 1")
+        self._require(
+            "norm_groups", self.norm_groups is None or _whole(self.norm_groups, least=1), "None or at least 1"
+        )
         widths = self.d_intermediate if isinstance(self.d_intermediate, list) else [self.d_intermediate]
         self._require("d_intermediate", all(_whole(width, least=0) for width in widths), "0 or more, or a list of such")
         for name in ("dt_min", "dt_max", "dt_init_floor", "norm_epsilon", "initializer_range", "dropout"):
             self._require(name, _number(getattr(self, name)) and getattr(self, name) >= 0, "a number, not negative")
         for name in ("dt_limit", "A_init_range"):
-            pair = getattr(self, name)
-            right = (
-                isinstance(pair, list | tuple)
-                and len(pair) == 2
-                and all(map(_number, pair))
-                and 0 <= pair[0] <= pair[1]
-            )
-            self._require(name, right, "two numbers, the lower first, none negative")
-        for name in ("post_norm", "D_has_hdim", "rmsnorm", "norm_before_gate", "bias", "conv_bias", "residual_in_fp32"):
+            self._require(name, _interval(getattr(self, name)), "two numbers, the lower first, none negative")
+        for name in _FLAGS:
             self._require(name, isinstance(getattr(self, name), bool), "True or False")
+        known = (None, *_DTYPES, *(getattr(torch, dtype) for dtype in _DTYPES))
+        self._require("dtype", self.dtype in known, f"one of {', '.join(_DTYPES)}")
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            ids = getattr(self, name) if isinstance(getattr(self, name), list) else [getattr(self, name)]
+            self._require(name, all(i is None or _whole(i, least=-1) for i in ids), "None or a token id")
         if self.branches not in (1, 2):
             raise ValueError(f"`branches` must be 1 (vanilla) or 2 (differential); got {self.branches}")
         self._require("dropout", self.dropout < 1, "in [0, 1)")
@@ -137,6 +133,10 @@ class DiffMambaConfig(PreTrainedConfig):
         choices |= {"site": get_args(Site), "matching": get_args(Matching), "lambda_policy": get_args(LambdaPolicy)}
         for name, allowed in choices.items():
             check_choice(name, getattr(self, name), allowed)
+        self._check_layers()
+
+    def _check_layers(self) -> None:
+        """What may be given once, or once a layer."""
         self._require("pattern", isinstance(self.pattern, str | list), "a name or a list of layers")
         for layer in [self.pattern] if isinstance(self.pattern, str) else self.pattern:
             check_choice("pattern", layer, PATTERNS if isinstance(self.pattern, str) else LAYERS)
@@ -174,6 +174,16 @@ class DiffMambaConfig(PreTrainedConfig):
     def d_intermediates(self) -> list[int]:
         """Width of every layer's MLP."""
         return self.d_intermediate if isinstance(self.d_intermediate, list) else [self.d_intermediate] * self.n_layer
+
+
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
+_FLAGS = ["post_norm", "D_has_hdim", "rmsnorm", "norm_before_gate", "bias", "conv_bias", "residual_in_fp32"]
+_FLAGS += ["rescale_prenorm_residual", "tie_word_embeddings", "use_cache"]
+
+
+def _interval(value: Any) -> bool:
+    pair = isinstance(value, list | tuple) and len(value) == 2
+    return pair and all(_number(bound) for bound in value) and 0 <= value[0] <= value[1]
 
 
 def _number(value: object) -> bool:

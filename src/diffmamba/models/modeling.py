@@ -15,6 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from ..layers import MLP, Mamba, Mamba2, MixerState, MLPKind, RMSNorm, init_weights
 from .cache import read_state, write_state
 from .config import LAYERS, DiffMambaConfig
+from .loading import check_checkpoint
 from .outputs import DiffMambaCausalLMOutput, DiffMambaOutput
 from .packing import packed_sequences
 
@@ -24,7 +25,8 @@ def build_mixer(config: DiffMambaConfig, layer_idx: int) -> Mamba | Mamba2:
     mixer, branches = LAYERS[config.layer_names[layer_idx]]
     both: tuple[str, ...] = ("d_state", "d_conv", "expand", "headdim", "dt_min", "dt_max", "dt_init_floor")
     both += ("bias", "conv_bias", "site", "lambda_policy", "post_norm", "matching")
-    own = ("dt_rank",) if mixer == "mamba" else ("ngroups", "D_has_hdim", "rmsnorm", "norm_before_gate", "chunk_size")
+    own: tuple[str, ...] = ("ngroups", "D_has_hdim", "rmsnorm", "norm_before_gate", "norm_groups", "chunk_size")
+    own = ("dt_rank",) if mixer == "mamba" else own
     sizes: dict[str, Any] = {name: getattr(config, name) for name in both + own}
     sizes |= {"layer_idx": layer_idx, "branches": branches}
     if mixer == "mamba":
@@ -82,6 +84,18 @@ class DiffMambaPreTrainedModel(PreTrainedModel):
     _is_stateful = True
     _keep_in_fp32_modules_strict = ["A_log", "D", "dt_bias"]  # noqa: RUF012
     accepts_loss_kwargs = True  # Trainer: the loss takes num_items_in_batch
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
+        """transformers' own, but from safetensors alone and strict: what does not fit is an error, not a warning.
+
+        Raises:
+            RunError: config.json or the weights are damaged, missing in part, or do not fit each other; lists all that
+                is wrong, before anything is loaded.
+        """
+        if pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None:
+            check_checkpoint(cls, pretrained_model_name_or_path, **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs, use_safetensors=True)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
