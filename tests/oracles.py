@@ -1,9 +1,12 @@
 """transformers' own mixers in fp64, and two of them as one differential mixer."""
 
+import copy
+import math
 from contextlib import contextmanager
 
 import torch
-from transformers import Mamba2Config, MambaConfig
+from torch import nn
+from transformers import Mamba2Config, Mamba2ForCausalLM, MambaConfig
 from transformers.models.mamba import modeling_mamba
 from transformers.models.mamba2 import modeling_mamba2
 
@@ -73,3 +76,31 @@ def split_mamba(mixer, values):
     names = ("conv1d.weight", "conv1d.bias", "x_proj.weight", "dt_proj.weight", "dt_proj.bias", "A_log", "D")
     pairs |= {name: values[name].chunk(2) for name in names}
     return tuple({name: pair[branch] for name, pair in pairs.items()} for branch in range(2))
+
+
+class ReferenceBlock(nn.Module):
+    """A differential layer of the paper's code, from two of transformers' mixers; parameters are named as there."""
+
+    def __init__(self, config, layer_idx):
+        super().__init__()
+        half = copy.deepcopy(config)
+        half.expand, half.head_dim = 1, config.head_dim // 2
+        self.norm = modeling_mamba2.Mamba2RMSNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.mixer_1 = modeling_mamba2.Mamba2Mixer(half, layer_idx=layer_idx)
+        self.mixer_2 = modeling_mamba2.Mamba2Mixer(half, layer_idx=layer_idx)
+        self.lambda_init = 0.8 - 0.6 * math.exp(-0.3 * layer_idx)
+        self.lambda_q1 = nn.Parameter(torch.randn(config.hidden_size))
+        self.subln = modeling_mamba2.Mamba2RMSNorm(config.hidden_size, eps=1e-5)
+
+    def forward(self, hidden_states, **_):
+        u = self.norm(hidden_states)
+        lam = torch.sigmoid(self.lambda_q1.sum()) + self.lambda_init
+        return hidden_states + self.subln(self.mixer_1(u) - lam * self.mixer_2(u)) * (1 - self.lambda_init)
+
+
+def reference_model(config, differential):
+    """The paper's language model: transformers' Mamba-2 with these layers differential."""
+    model = Mamba2ForCausalLM(config)
+    for layer in differential:
+        model.backbone.layers[layer] = ReferenceBlock(config, layer)
+    return model.eval()

@@ -14,6 +14,7 @@ ORDER = [
     "ops",
     "layers",
     "models",
+    "convert",
     "data",
     "generate",
     "bench",

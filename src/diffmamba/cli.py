@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from .bench import BenchConfig, bench
 from .compare import CompareConfig, compare, tables
+from .convert import ConvertConfig, convert
 from .errors import RunError
 from .generate import GenerateConfig, generate
 from .train import TrainConfig, train
@@ -42,6 +43,12 @@ def _generate(config: GenerateConfig) -> None:
     generate(config)
 
 
+def _convert(config: ConvertConfig) -> None:
+    error = convert(config)
+    same = "" if error is None else f"; its logits differ from those of {config.source} by {error:.1e}, rounding alone"
+    print(f"{config.out} holds the model{same}")
+
+
 def _bench(config: BenchConfig) -> None:
     bench(config)
 
@@ -50,9 +57,11 @@ Verb = (
     Annotated[TrainConfig, tyro.conf.subcommand("train")]
     | Annotated[GenerateConfig, tyro.conf.subcommand("generate")]
     | Annotated[CompareConfig, tyro.conf.subcommand("compare")]
+    | Annotated[ConvertConfig, tyro.conf.subcommand("convert")]
     | Annotated[BenchConfig, tyro.conf.subcommand("bench")]
 )
-_JOBS: dict[type, Any] = {TrainConfig: _train, GenerateConfig: _generate, CompareConfig: _compare, BenchConfig: _bench}
+_JOBS: dict[type, Any] = {TrainConfig: _train, GenerateConfig: _generate, CompareConfig: _compare}
+_JOBS |= {ConvertConfig: _convert, BenchConfig: _bench}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 import torch
 import tyro
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
 from .data import load_tokenizer
 from .errors import RunError
+from .models import DiffMambaForCausalLM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ def load_model(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     folder = path if (path / "config.json").exists() else path / "best"
     if not (folder / "config.json").exists():
         raise RunError(f"no model in {path}: give a folder that holds config.json, or the --out of a training run")
-    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    model = DiffMambaForCausalLM.from_pretrained(folder, local_files_only=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.eval().to(device), load_tokenizer(folder)
 
