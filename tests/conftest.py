@@ -61,7 +61,8 @@ def pytest_runtest_call(item):
     tolerance.worst.clear()
     result = yield
     for mark in item.iter_markers("exact"):
-        row = WORST[mark.args[0], f"{item.path.name}::{item.originalname}"]
+        row = WORST[mark.args[0]]
+        row.setdefault("tests", {})[f"{item.path.name}::{item.originalname}"] = None
         for dtype, ratio in tolerance.worst.items():
             row[dtype] = max(row.get(dtype, 0.0), ratio)
     return result
@@ -76,12 +77,12 @@ def pytest_sessionfinish(session):
         return
 
     def cell(row, dtype):
-        return f"{row[dtype]:.1e}" if dtype in row else ""
+        return "" if dtype not in row else "equal" if row[dtype] == 0 else f"{row[dtype]:.0e}"
 
-    lines = ["| property | test | fp32 | fp64 |", "|---|---|---|---|"]
-    for (name, test), row in WORST.items():
-        lines.append(f"| {name} | `{test}` | {cell(row, torch.float32)} | {cell(row, torch.float64)} |")
-    text = EXACTNESS.read_text()
-    EXACTNESS.write_text(
-        re.sub(r"(?<=<!-- measured -->\n).*?(?=<!-- end -->)", "\n".join(lines) + "\n", text, flags=re.S)
-    )
+    lines = ["| property | tests | fp32 | fp64 |", "|---|---|---|---|"]
+    for name, row in WORST.items():
+        tests = ", ".join(f"`{test}`" for test in row["tests"])
+        lines.append(f"| {name} | {tests} | {cell(row, torch.float32)} | {cell(row, torch.float64)} |")
+    table = "\n".join(lines) + "\n"
+    text = re.sub(r"(?<=<!-- measured -->\n).*?(?=<!-- end -->)", table, EXACTNESS.read_text(), flags=re.S)
+    EXACTNESS.write_text(text)

@@ -2,7 +2,7 @@
 
 from diffmamba import DiffMambaConfig, DiffMambaForCausalLM
 
-SMALL = {"vocab_size": 32, "d_model": 16, "n_layer": 3, "d_state": 8, "headdim": 8, "expand": 2}
+SMALL = {"vocab_size": 32, "d_model": 16, "n_layer": 3, "d_state": 8, "headdim": 8, "expand": 2, "chunk_size": 8}
 POLICIES = ["paper", "exp", "scalar", "head", "token"]
 VARIANTS = [
     {"mixer": mixer, "branches": 2, "site": site, "lambda_policy": policy}

@@ -52,6 +52,7 @@ def spoil(tensors):
     tensors["backbone.layers.0.norm.weight"] = torch.ones(5)
 
 
+@pytest.mark.exact("missing, surplus and mis-shaped tensors are one error")
 def test_all_that_is_wrong_is_listed_at_once(saved):
     edit_tensors(saved, spoil)
     message = (
@@ -63,6 +64,7 @@ def test_all_that_is_wrong_is_listed_at_once(saved):
             loader.from_pretrained(saved)
 
 
+@pytest.mark.exact("NaN and infinity in weights are refused")
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_numbers_that_are_none(saved, value):
     edit_tensors(saved, lambda tensors: tensors["backbone.layers.1.mixer.D"].fill_(value))
@@ -76,6 +78,7 @@ def test_integers_are_no_weights(saved):
         DiffMambaForCausalLM.from_pretrained(saved)
 
 
+@pytest.mark.exact("a truncated file is refused")
 @pytest.mark.parametrize("cut", [1, 1000, -4])
 def test_truncated_file(saved, cut):
     path = saved / "model.safetensors"
@@ -111,6 +114,7 @@ def test_no_weights_or_only_a_pickle(saved):
         DiffMambaForCausalLM.from_pretrained(saved)
 
 
+@pytest.mark.exact("shards outside the folder are refused")
 @pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a/b.safetensors", "..\\x.safetensors", ".."])
 def test_shards_lie_beside_their_index(sharded, name):
     (sharded.parent / "model.safetensors").write_bytes(next(sharded.glob("*.safetensors")).read_bytes())
@@ -204,6 +208,7 @@ def mutate_values(content, rng):
     return json.dumps(root).encode()
 
 
+@pytest.mark.exact("4000 mutations of config and header load or fail cleanly")
 @pytest.mark.parametrize("part", ["config", "header"])
 @pytest.mark.parametrize("mutate", [mutate_bytes, mutate_values])
 def test_mutations_load_cleanly_or_fail_cleanly(saved, part, mutate):

@@ -5,13 +5,14 @@ import warnings
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
-from variants import SMALL, VARIANTS, ids, make
 
 from diffmamba import DiffMambaForCausalLM, build_config
 from diffmamba.models import state_bytes
 from tolerance import assert_close
+from variants import SMALL, VARIANTS, ids, make
 
 
+@pytest.mark.exact("generated tokens with a cache are those without")
 @pytest.mark.parametrize("variant", VARIANTS, ids=ids)
 def test_cached_generation_is_uncached_generation(variant):
     model, prompt = make(**variant), torch.randint(1, 32, (2, 7))
@@ -20,6 +21,7 @@ def test_cached_generation_is_uncached_generation(variant):
     assert torch.equal(cached, model.generate(prompt, use_cache=False, **options))
 
 
+@pytest.mark.exact("beams and samples with a cache are those without")
 @pytest.mark.parametrize(
     "options", [{"num_beams": 3}, {"do_sample": True, "top_k": 5}, {"num_return_sequences": 2, "do_sample": True}]
 )
@@ -32,6 +34,7 @@ def test_beams_and_samples(options):
     assert torch.equal(*found)
 
 
+@pytest.mark.exact("a generated batch with padding is its rows one by one")
 @pytest.mark.parametrize("variant", VARIANTS[::5] + VARIANTS[-4:], ids=ids)
 def test_batch_with_padding_is_one_by_one(variant):
     model, prompt = make(**variant), torch.randint(1, 32, (3, 9))
@@ -80,6 +83,7 @@ def test_state_does_not_grow():
     assert sizes == {3 * layer}
 
 
+@pytest.mark.exact("a saved and loaded model gives the same logits")
 @pytest.mark.parametrize("variant", VARIANTS[::7] + VARIANTS[-3:], ids=ids)
 def test_saved_and_loaded(variant, tmp_path):
     model, tokens = make(**variant), torch.randint(1, 32, (1, 9))
@@ -164,6 +168,7 @@ def test_bad_mask():
         make()(torch.randint(1, 32, (2, 9)), torch.ones(2, 8))
 
 
+@pytest.mark.exact("gradient checkpointing gives the same gradients")
 def test_gradient_checkpointing_gives_the_same_gradients():
     model, tokens = make().train(), torch.randint(1, 32, (2, 9))
 
@@ -219,6 +224,7 @@ for arch in ("mamba2", "diff_mamba2", "diff_mamba", "diff_mamba2:lambda_policy=t
 """
 
 
+@pytest.mark.exact("torch.compile of forward and backward in one graph")
 def test_compiles_in_one_graph():
     """In a process of its own: the type checks of the tests would be in the way."""
     done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)

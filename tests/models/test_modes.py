@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
-from variants import VARIANTS, ids, make
 
 from diffmamba.layers import MixerState
 from diffmamba.models import load_state, save_state
 from tolerance import LIMITS, LONG_SUMS, assert_close
+from variants import VARIANTS, ids, make
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
 EACH = pytest.mark.parametrize("variant", VARIANTS, ids=ids)
@@ -90,6 +90,7 @@ def test_going_on_from_a_padded_prompt(variant, dtype):
     assert_close(found[mask.bool()], whole.logits[mask.bool()], LIMITS[dtype], "logits")
 
 
+@pytest.mark.exact("generation goes on from a given cache")
 @A_FEW
 def test_generation_goes_on_from_a_cache(variant):
     model, tokens = make(**variant), torch.randint(1, 32, (2, 9))
@@ -99,6 +100,7 @@ def test_generation_goes_on_from_a_cache(variant):
     assert torch.equal(later[:, 4:], model.generate(tokens, **options)[:, 9:])
 
 
+@pytest.mark.exact("rows of a cache repeated, selected, reordered")
 @A_FEW
 @torch.no_grad()
 def test_rows_of_a_cache_repeated_and_selected(variant):
@@ -113,6 +115,7 @@ def test_rows_of_a_cache_repeated_and_selected(variant):
     assert_same_states(kept, model(tokens[[1, 1, 0]]).cache_params, torch.float32)
 
 
+@pytest.mark.exact("crop, assisted and contrastive decoding are refused by name")
 def test_what_a_state_cannot_do_is_refused():
     model, tokens = make(), torch.randint(1, 32, (1, 7))
     cache = model(tokens).cache_params
@@ -154,6 +157,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.exact("a state saved to disk goes on in another process")
 @A_FEW
 def test_a_state_goes_on_in_another_process(variant, tmp_path):
     model, tokens = make(**variant), torch.randint(1, 32, (2, 12))
@@ -182,6 +186,7 @@ def test_a_state_of_another_model_is_refused(tmp_path):
         load_state(path, model)
 
 
+@pytest.mark.exact("autocast to bf16 is near fp32, cached as uncached")
 @A_FEW
 def test_autocast_is_near_fp32(variant):
     model, tokens = make(**variant), torch.randint(1, 32, (2, 30))
@@ -205,6 +210,7 @@ def test_autocast_is_near_fp32(variant):
         assert_close(cast_grads[name], grad, LONG_SUMS[torch.bfloat16], name)
 
 
+@pytest.mark.exact("LoRA on in_proj and out_proj takes effect, trains, merges")
 @A_FEW
 def test_lora_changes_the_output_and_trains(variant):
     model, tokens = make(**variant), torch.randint(1, 32, (2, 9))
@@ -232,6 +238,7 @@ def test_lora_changes_the_output_and_trains(variant):
     assert_close(adapted.merge_and_unload()(tokens).logits, logits, 1e-5)
 
 
+@pytest.mark.exact("an adapter that would have no effect is refused")
 @pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer")
 @pytest.mark.parametrize("mixer, name", [("mamba2", "conv1d"), ("mamba", "dt_proj"), ("mamba", "x_proj")])
 def test_an_adapter_that_would_be_left_out_is_refused(mixer, name):
@@ -240,6 +247,7 @@ def test_an_adapter_that_would_be_left_out_is_refused(mixer, name):
         adapted(input_ids=torch.ones(1, 5, dtype=torch.long))
 
 
+@pytest.mark.exact("batch 0 and length 0 are refused")
 def test_nothing_to_read_is_an_error(unchecked_types):
     for shape in ((0, 7), (2, 0)):
         with pytest.raises(ValueError, match="batch and seqlen must be at least 1; got shape"):
@@ -294,6 +302,7 @@ for arch in ("diff_mamba2:lambda_policy=token", "diff_mamba"):
 """
 
 
+@pytest.mark.exact("a decode step compiles once for all tokens; torch.export of the forward")
 def test_decode_step_compiles_once_and_the_forward_exports():
     """In a process of its own: the type checks of the tests would be in the way."""
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", COMPILED], capture_output=True, text=True, check=False)

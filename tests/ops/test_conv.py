@@ -15,6 +15,7 @@ def make(seqlen, batch=2, channels=6, width=4, states=True, dtype=torch.float64)
     }
 
 
+@pytest.mark.exact("the convolution equals the loop, outputs, states and gradients")
 @pytest.mark.usefixtures("nan_filled_empty")
 @pytest.mark.parametrize("seqlen", [1, 2, 7, 65])
 @pytest.mark.parametrize("width", [2, 4])
@@ -26,6 +27,7 @@ def test_other_options():
     compare_backends(causal_conv1d, make(9, states=False) | {"bias": None}, activation=None)
 
 
+@pytest.mark.exact("the convolution equals the loop, outputs, states and gradients")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_low_precision(dtype):
     compare_backends(causal_conv1d, make(65), dtype=dtype)

@@ -23,6 +23,7 @@ def make(seqlen, ngroups=1, batch=2, d_inner=8, d_state=5, states=True, dtype=to
     }
 
 
+@pytest.mark.exact("the scan of Mamba-1 by blocks equals the loop, outputs, states and gradients")
 @pytest.mark.usefixtures("nan_filled_empty")
 @pytest.mark.parametrize("seqlen", [1, 7, 64, 65, 130])
 @pytest.mark.parametrize("ngroups", [1, 2])
@@ -35,6 +36,7 @@ def test_other_options():
     compare_backends(selective_scan, inputs)
 
 
+@pytest.mark.exact("the scan of Mamba-1 by blocks equals the loop, outputs, states and gradients")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_low_precision(dtype):
     compare_backends(selective_scan, make(130, 2), long_sums=("A", "D", "dt_bias"), dtype=dtype, dt_softplus=True)

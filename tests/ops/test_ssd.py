@@ -26,6 +26,7 @@ def make(
     }
 
 
+@pytest.mark.exact("the scan of Mamba-2 by chunks equals the loop, outputs, states and gradients")
 @pytest.mark.usefixtures("nan_filled_empty")
 @pytest.mark.parametrize("seqlen", [1, 7, 64, 65, 130])
 @pytest.mark.parametrize("ngroups", [1, 2])
@@ -45,6 +46,7 @@ def test_long_enough_for_blocks_of_chunks():
     compare_backends(ssd, make(130, batch=1, nheads=2, headdim=2, d_state=3), dt_softplus=True, chunk_size=2)
 
 
+@pytest.mark.exact("the scan of Mamba-2 by chunks equals the loop, outputs, states and gradients")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_low_precision(dtype):
     compare_backends(ssd, make(130, 2), long_sums=LONG_SUMS, dtype=dtype, dt_softplus=True)

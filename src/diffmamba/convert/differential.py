@@ -79,8 +79,11 @@ def _copy_b_and_c(sizes: list[int], tensor: Tensor) -> Tensor:
 @torch.no_grad()
 def _divide_by_signs(lam: Lambda, weight: Tensor) -> Tensor:
     """Undo in the columns of out_proj what lambda, as rounded to the weights' dtype, does to the channels."""
-    lam = copy.deepcopy(lam).to(weight.dtype).float()
-    u = torch.zeros(1, 1, weight.shape[0])  # no policy that is allowed here starts with a lambda that depends on it
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    lam = copy.deepcopy(lam).to(weight.dtype).to(dtype)
+    u = torch.zeros(
+        1, 1, weight.shape[0], dtype=dtype
+    )  # no policy that is allowed here starts with a lambda that depends on it
     signs = branch_signs(lam(u), weight.shape[1] // 2).double().to(weight.device)
     return (weight.double() / signs.flatten()).to(weight.dtype)
 

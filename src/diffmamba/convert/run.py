@@ -195,10 +195,12 @@ def check_same_logits(source: Pretrained, made: Pretrained) -> float:
     """Error of the logits of `made` on random tokens; raises RunError if it is more than rounding."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(source.config.vocab_size, (1, 64), generator=generator)
+    dtype = made.weights.read(_EMBEDDING).dtype
+    wide = torch.promote_types(dtype, torch.float32)
     with torch.no_grad():
-        one, two = (build(pretrained, where="SRC").float()(tokens).logits.double() for pretrained in (source, made))
+        one, two = (build(each, where="SRC").to(wide)(tokens).logits.double() for each in (source, made))
     error = float((one - two).pow(2).mean().sqrt() / one.pow(2).mean().sqrt())
-    if not error < SAME_LOGITS[made.weights.read(_EMBEDDING).dtype]:
+    if not error < SAME_LOGITS[dtype]:
         raise RunError(
             f"the converted model's logits differ by {error:.1e} of their root mean square: nothing was written"
         )
