@@ -22,7 +22,15 @@ def test_folder_is_old_or_new(tmp_path):
         (aside / "file").write_text("half")
         raise OSError("disk full")
     assert (path / "file").read_text() == "new" and list(tmp_path.iterdir()) == [path]
-    path.rename(tmp_path / "folder.old")  # killed between the two renames
+    path.rename(tmp_path / ".folder.diffmamba-old")  # killed between the two renames
     with pytest.raises(OSError, match="disk"), replaced_folder(path):
         raise OSError("disk full")
     assert (path / "file").read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_somebodys_stays(tmp_path):
+    for name in ("folder.old", "folder.part"):
+        (tmp_path / name).mkdir()
+    with replaced_folder(tmp_path / "folder"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"folder", "folder.old", "folder.part"}

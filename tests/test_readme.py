@@ -1,4 +1,4 @@
-"""README's Python example runs, its commands parse, and its files are there."""
+"""README's Python example runs, its commands parse, and its files are there; so are the tests of docs/exactness.md."""
 
 import re
 import shlex
@@ -48,3 +48,13 @@ def test_links_and_tree_are_there():
     (tree,) = blocks("text")
     for name in re.findall(r"[\w/]+\.(?:py|md)", tree):
         assert list(ROOT.rglob(name)), name
+
+
+def test_table_of_exactness_is_up_to_date():
+    table = (ROOT / "docs" / "exactness.md").read_text()
+    sources = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    for file, test in re.findall(r"`(test_\w+\.py)::(test_\w+)`", table):
+        assert f"def {test}(" in sources[file], f"{file} has no {test}: run pytest --exactness"
+    for text in sources.values():
+        for name in re.findall(r'^@pytest.mark.exact\("(.+?)"\)$', text, flags=re.M):
+            assert f"| {name} |" in table, f"{name!r} is not in docs/exactness.md: run pytest --exactness"

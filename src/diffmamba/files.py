@@ -11,7 +11,7 @@ from pathlib import Path
 @contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
     """A path to write to; the file takes the place of `path` if the block ends well, and vanishes if not."""
-    aside = path.with_name(path.name + ".part")
+    aside = _beside(path, "part")
     try:
         yield aside
         aside.replace(path)
@@ -28,7 +28,7 @@ def write_text(path: Path, text: str) -> None:
 @contextmanager
 def replaced_folder(path: Path) -> Iterator[Path]:
     """An empty folder to fill; it takes the place of `path` if the block ends well, and vanishes if not."""
-    aside, old = path.with_name(path.name + ".part"), path.with_name(path.name + ".old")
+    aside, old = _beside(path, "part"), _beside(path, "old")
     _settle(path, aside, old)
     aside.mkdir(parents=True)
     try:
@@ -46,3 +46,8 @@ def _settle(path: Path, aside: Path, old: Path) -> None:
         old.rename(path)
     for leftover in (aside, old):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _beside(path: Path, kind: str) -> Path:
+    """A name that nobody else gives, as what bears it is deleted: `x.old` may well be somebody's."""
+    return path.with_name(f".{path.name}.diffmamba-{kind}")

@@ -115,7 +115,10 @@ def test_no_weights_or_only_a_pickle(saved):
 
 
 @pytest.mark.exact("shards outside the folder are refused")
-@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a/b.safetensors", "..\\x.safetensors", ".."])
+@pytest.mark.parametrize(
+    "name",
+    ["../model.safetensors", "/etc/passwd", "x" * 300 + ".safetensors", "a/b.safetensors", "..\\x.safetensors", ".."],
+)
 def test_shards_lie_beside_their_index(sharded, name):
     (sharded.parent / "model.safetensors").write_bytes(next(sharded.glob("*.safetensors")).read_bytes())
     index = sharded / "model.safetensors.index.json"
@@ -159,6 +162,20 @@ def test_hub_names_are_checked_too(saved, tmp_path):
     edit_tensors(snapshot, spoil)
     with pytest.raises(RunError, match="1 missing: norm_f.weight"):
         DiffMambaForCausalLM.from_pretrained("someone/model", **options)
+
+
+def test_arguments_that_change_the_config_are_checked_too(saved):
+    DiffMambaForCausalLM.from_pretrained(saved, use_safetensors=True, dropout=0.1, output_hidden_states=True)
+    for change, message in [
+        ({"n_layer": 1}, "of 2 layers; its config.json says 1"),
+        ({"bias": True}, "4 missing: layers.0.mixer.in_proj.bias"),
+        ({"tie_word_embeddings": False}, "1 missing: lm_head.weight"),
+    ]:
+        for loader in (DiffMambaForCausalLM, AutoModelForCausalLM):
+            with pytest.raises(RunError, match=message):
+                loader.from_pretrained(saved, **change)
+    with pytest.raises(ValueError, match="`variant` is not supported; got 'fp16'"):
+        DiffMambaForCausalLM.from_pretrained(saved, variant="fp16")
 
 
 def test_new_vocabulary_on_request(saved):

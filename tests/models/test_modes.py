@@ -9,8 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import DynamicCache
 
+from diffmamba.errors import RunError
 from diffmamba.layers import MixerState
 from diffmamba.models import load_state, save_state
 from tolerance import LIMITS, LONG_SUMS, assert_close
@@ -148,6 +150,7 @@ def test_static_cache_and_reset():
 GO_ON = """
 import sys, torch
 from diffmamba import DiffMambaForCausalLM
+from diffmamba.errors import RunError
 from diffmamba.layers import MixerState
 from diffmamba.models import load_state
 model = DiffMambaForCausalLM.from_pretrained(sys.argv[1]).eval()
@@ -175,15 +178,24 @@ def test_a_state_goes_on_in_another_process(variant, tmp_path):
 
 def test_a_state_of_another_model_is_refused(tmp_path):
     model, path = make(), tmp_path / "prompt.safetensors"
-    with pytest.raises(ValueError, match="the cache is empty at layer 0"):
-        save_state(DynamicCache(config=model.config), path)
+    for empty in (DynamicCache(config=model.config), DynamicCache()):
+        with pytest.raises(ValueError, match="the cache has seen no token"):
+            save_state(empty, path)
     save_state(model(torch.ones(1, 3, dtype=torch.long)).cache_params, path)
-    for other in ({"n_layer": 2}, {"d_state": 16}):
-        with pytest.raises(Exception, match="not one of this model"):
+    for other, message in (({"n_layer": 2}, "2 surplus: layers.2"), ({"d_state": 16}, "6 of another shape")):
+        with pytest.raises(RunError, match=f"the state in .* do not fit the model: {message}"):
             load_state(path, make(**other))
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(Exception, match="cannot read the state in"):
+    whole = path.read_bytes()
+    for content in (whole[:-1], b""):
+        path.write_bytes(content)
+        with pytest.raises(RunError, match="cannot read"):
+            load_state(path, model)
+    path.write_bytes(whole)
+    save_file(load_file(path) | {"layers.1.ssm_state": torch.full((1, 8, 4, 8), float("nan"))}, path)
+    with pytest.raises(RunError, match="hold NaN or infinity: layers.1.ssm_state"):
         load_state(path, model)
+    with pytest.raises(ValueError, match="`cache_params` has 0 layers, the model 3; make one with"):
+        model(torch.ones(1, 3, dtype=torch.long), cache_params=DynamicCache())
 
 
 @pytest.mark.exact("autocast to bf16 is near fp32, cached as uncached")
@@ -215,9 +227,8 @@ def test_autocast_is_near_fp32(variant):
 def test_lora_changes_the_output_and_trains(variant):
     model, tokens = make(**variant), torch.randint(1, 32, (2, 9))
     plain = model(tokens).logits
-    adapted = peft.get_peft_model(
-        model, peft.LoraConfig(r=2, target_modules=["in_proj", "out_proj"], init_lora_weights=False)
-    )
+    targets = {"task_type": "CAUSAL_LM", "target_modules": ["in_proj", "out_proj"]}
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, init_lora_weights=False, **targets))
     assert not torch.allclose(adapted(input_ids=tokens).logits, plain, atol=1e-3)
     for layer in model.backbone.layers:  # each by itself, also when decoding one row
         for name in ("in_proj", "out_proj"):
@@ -235,15 +246,29 @@ def test_lora_changes_the_output_and_trains(variant):
         if name in trained:
             assert not torch.equal(p, trained[name]), name
     logits = adapted.eval()(input_ids=tokens).logits
+    options = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    cached = adapted.generate(input_ids=tokens, **options)
+    assert torch.equal(cached, adapted.generate(input_ids=tokens, use_cache=False, **options))
     assert_close(adapted.merge_and_unload()(tokens).logits, logits, 1e-5)
 
 
-@pytest.mark.exact("an adapter that would have no effect is refused")
+@pytest.mark.exact("an adapter that would be left out is refused")
 @pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer")
 @pytest.mark.parametrize("mixer, name", [("mamba2", "conv1d"), ("mamba", "dt_proj"), ("mamba", "x_proj")])
 def test_an_adapter_that_would_be_left_out_is_refused(mixer, name):
-    adapted = peft.get_peft_model(make(mixer=mixer), peft.LoraConfig(r=64, target_modules=[name]))
+    adapted = peft.get_peft_model(
+        make(mixer=mixer), peft.LoraConfig(r=64, target_modules=[name], task_type="CAUSAL_LM")
+    )
     with pytest.raises(TypeError, match=f"reads the weight of `{name}` and does not call it"):
+        adapted(input_ids=torch.ones(1, 5, dtype=torch.long))
+
+
+@pytest.mark.filterwarnings("ignore:Unsupported layer type")
+@pytest.mark.parametrize("name", ["mixer.norm", "mixer.diff.subln"])
+def test_an_adapter_on_a_norm_that_the_mixer_applies_is_refused(name):
+    config = peft.LNTuningConfig(target_modules=[f"backbone.layers.1.{name}"], task_type="CAUSAL_LM")
+    adapted = peft.get_peft_model(make(), config)
+    with pytest.raises(TypeError, match=f"reads the weight of `{name.split('.')[-1]}` and does not call it"):
         adapted(input_ids=torch.ones(1, 5, dtype=torch.long))
 
 

@@ -75,6 +75,25 @@ def test_padding_free_batches_of_transformers(options):
         assert_close(grads[name], grad, 1e-9, name)
 
 
+def test_positions_of_padded_rows_are_no_packing():
+    """Positions that count the real tokens alone, as transformers makes them from a mask, also with padding inside."""
+    model, tokens = make({}), torch.randint(1, 32, (2, 8))
+    mask = torch.tensor([[1, 1, 1, 0, 1, 1, 1, 1], [0, 0, 1, 1, 1, 0, 0, 1]])
+    oracle = model(tokens, mask).logits
+    for filler in (0, 1):
+        positions = (mask.cumsum(1) - 1).masked_fill(mask == 0, filler)
+        assert_close(model(tokens, mask, position_ids=positions).logits[mask.bool()], oracle[mask.bool()], 1e-12)
+
+
+def test_a_number_may_come_back():
+    """Only where it changes counts: chunks of the scan must not take the third sequence for more of the first."""
+    tokens = torch.randint(1, 32, (2, 12))
+    again, distinct = (torch.tensor([[0] * 3 + [1] * 3 + [last] * 6]) for last in (0, 2))
+    for variant in VARIANTS:
+        model = make(variant)
+        assert_close(model(tokens, seq_idx=again).logits, model(tokens, seq_idx=distinct).logits, 1e-12)
+
+
 def test_ordinary_positions_are_no_packing():
     model, tokens = make({}), torch.randint(1, 32, (2, 9))
     assert torch.equal(model(tokens, position_ids=torch.arange(9)[None]).logits, model(tokens).logits)
@@ -94,8 +113,13 @@ def test_ordinary_positions_are_no_packing():
         (2, {"cu_seqlens": torch.tensor([0, 9])}, "a batch of one row; got 2 rows"),
         (1, {"cu_seqlens": torch.tensor([0, 4, 8])}, "must rise from 0 to the row's length, 9; got \\[0, 4, 8\\]"),
         (1, {"cu_seqlens": torch.tensor([0, 5, 4, 9])}, "must rise from 0"),
+        (
+            2,
+            {"position_ids": torch.arange(5)[None]},
+            "`position_ids` must be \\(2, 9\\), or of one row; got \\(1, 5\\)",
+        ),
     ],
 )
-def test_packing_that_does_not_fit(rows, packing, message):
+def test_packing_that_does_not_fit(unchecked_types, rows, packing, message):
     with pytest.raises(ValueError, match=message):
         make({})(torch.randint(1, 32, (rows, 9)), **packing)

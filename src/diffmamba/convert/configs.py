@@ -37,6 +37,12 @@ _SSM_CFG = {
     ),
 }  # fmt: skip
 _MAMBA_SSM_LAYERS = {"Mamba1": "mamba", "Mamba2": "mamba2"}
+# Fields and defaults of `MambaConfig` in mamba_ssm 2.
+_MAMBA_SSM: dict[str, Any] = {
+    "d_model": 2560, "d_intermediate": 0, "n_layer": 64, "vocab_size": 50277, "ssm_cfg": {}, "attn_layer_idx": [],
+    "attn_cfg": {}, "rms_norm": True, "residual_in_fp32": True, "fused_add_norm": True, "pad_vocab_size_multiple": 8,
+    "tie_embeddings": True,
+}  # fmt: skip
 _REFERENCE_PATTERNS = {"all": "all", "alternate": "alternate", "quarter": "last_quarter"}
 
 
@@ -96,15 +102,13 @@ def _from_reference(theirs: PreTrainedConfig) -> dict[str, Any]:
 
 
 def _from_mamba_ssm(found: dict[str, Any]) -> DiffMambaConfig:
-    """Their defaults are those of `MambaConfig` in mamba_ssm 2."""
-    top: dict[str, Any] = {
-        "d_intermediate": 0,
-        "ssm_cfg": {},
-        "attn_layer_idx": [],
-        "rms_norm": True,
-        "residual_in_fp32": True,
-    }
-    top |= {"pad_vocab_size_multiple": 8, "tie_embeddings": True, "vocab_size": 50277} | found
+    for name, value in found.items():
+        default = _MAMBA_SSM.get(name)
+        if name not in _MAMBA_SSM:
+            raise ValueError(f"`{name}` is not supported{nearest(name, _MAMBA_SSM)}")
+        if type(value) is not type(default) or (isinstance(value, int) and value < 0):
+            raise ValueError(f"`{name}` must be like {default!r}; got {value!r}")
+    top = _MAMBA_SSM | found
     if top["attn_layer_idx"] or not top["rms_norm"]:
         raise ValueError("attention layers and LayerNorm (rms_norm=false) are not there")
     ssm = dict(top["ssm_cfg"])
@@ -118,7 +122,7 @@ def _from_mamba_ssm(found: dict[str, Any]) -> DiffMambaConfig:
             raise ValueError(f"`ssm_cfg.{name}` is not supported{nearest(name, _SSM_CFG[mixer])}")
     return DiffMambaConfig(
         mixer=mixer, branches=1, d_model=top["d_model"], n_layer=top["n_layer"],
-        vocab_size=_round_up(top["vocab_size"], top["pad_vocab_size_multiple"]),
+        vocab_size=_round_up(top["vocab_size"], max(1, top["pad_vocab_size_multiple"])),
         d_intermediate=_round_up(top["d_intermediate"], 128),  # as its GatedMLP does
         residual_in_fp32=top["residual_in_fp32"], tie_word_embeddings=top["tie_embeddings"],
         **{"d_state": 16 if mixer == "mamba" else 128} | ssm,
@@ -154,7 +158,7 @@ def _to_transformers(config: DiffMambaConfig) -> dict[str, Any]:
             f"transformers has models of Mamba or of Mamba-2 layers, not of {', '.join(sorted(kinds))}; "
             "differential ones go to the layout 'reference' or stay 'diffmamba'"
         )
-    _require("transformers", config, d_intermediates=([0] * config.n_layer,), norm_order=("pre",))
+    _require("transformers", config, d_intermediates=([0] * config.n_layer,), norm_order=("pre",), dropout=(0,))
     if kinds == {"mamba2"}:
         _require(
             "transformers", config, rmsnorm=(True,), norm_before_gate=(False,), D_has_hdim=(False,), norm_groups=(None,)
@@ -178,9 +182,11 @@ def _to_reference(config: DiffMambaConfig) -> dict[str, Any]:
         "reference", config, site=("block",), matching=("paper",), lambda_policy=("paper",), post_norm=(True,),
         ngroups=(1,), expand=(2,), bias=(False,), rmsnorm=(True,), norm_before_gate=(False,), D_has_hdim=(False,),
         norm_groups=(None,), d_intermediates=([0] * config.n_layer,), norm_order=("pre",),
+        dropout=(0,),
     )  # fmt: skip
     for settings, pattern in _REFERENCE_PATTERNS.items():
-        if changed(config, pattern=pattern).layer_names == config.layer_names:
+        none = settings == "quarter" and config.n_layer < 4  # a quarter of three layers is none there
+        if not none and changed(config, mixer="mamba2", branches=2, pattern=pattern).layer_names == config.layer_names:
             named = {"diffmamba": True, "diffmamba_settings": settings, "verbose": 1}
             named |= {"architectures": ["DiffMamba2ForCausalLM"]}
             return _shared_fields(config, "mamba2") | named
@@ -191,7 +197,9 @@ def _to_mamba_ssm(config: DiffMambaConfig) -> dict[str, Any]:
     kinds, widths = set(config.layer_names), set(config.d_intermediates)
     if kinds not in ({"mamba"}, {"mamba2"}) or len(widths) > 1:
         raise ValueError(f"mamba_ssm has models of like layers of Mamba or Mamba-2; got {', '.join(sorted(kinds))}")
-    _require("mamba_ssm", config, norm_order=("pre",), norm_epsilon=(1e-5,), norm_groups=(None,), mlp=("gated",))
+    _require("mamba_ssm", config, norm_order=("pre",), norm_epsilon=(1e-5,), norm_groups=(None,), dropout=(0,))
+    if any(widths):
+        _require("mamba_ssm", config, mlp=("gated",))
     (mixer,), (width,) = kinds, widths
     if width % 128:
         raise ValueError(f"mamba_ssm has `d_intermediate` in multiples of 128; got {width}")

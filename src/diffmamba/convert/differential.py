@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..errors import check_divides
 from ..layers import Lambda, init_weights, lambda_init_at
 from ..models import DiffMambaConfig, DiffMambaForCausalLM
 from ..models.loading import expected_shapes
@@ -37,15 +38,17 @@ def lossless(pretrained: Pretrained, pattern: str, lambda_policy: StartPolicy) -
     """
     old = _vanilla_mamba2(pretrained.config)
     copied = old.ngroups == 1
-    fields: dict[str, Any] = {"norm_groups": 1} if copied else {"ngroups": old.ngroups // 2}
+    fields: dict[str, Any] = {} if copied else {"ngroups": old.ngroups // 2}
+    check_divides("nheads", old.expand * old.d_model // old.headdim, "branches", 2)
     if not copied and (old.ngroups % 2 or pattern != "all"):
         raise ValueError(
             f"`ngroups`={old.ngroups}: groups that share B and C can be divided if there is one, or an even number and "
             "pattern 'all'; use --differential reference for others"
         )
     config = changed(
-        old, **fields, branches=2, pattern=pattern, matching="split", post_norm=False, lambda_policy=lambda_policy
-    )
+        old, **fields, mixer="mamba2", branches=2, pattern=pattern, site="block", matching="split", post_norm=False,
+        norm_groups=old.norm_groups or old.ngroups, lambda_policy=lambda_policy,
+    )  # fmt: skip
     recipes = {name: same(name) for name in pretrained.weights.shapes}
     parts = mixer_parts(old, 0, branches=1)
     for layer, kind in enumerate(config.layer_names):
@@ -61,19 +64,20 @@ def lossless(pretrained: Pretrained, pattern: str, lambda_policy: StartPolicy) -
             recipes[name] = _start(value.detach(), like=f"{block}norm.weight")
         name = f"{mixer}out_proj.weight"
         recipes[name] = Recipe((name,), partial(_divide_by_signs, lam))
-        for name, (sizes, _) in parts.items():
-            if copied and len(sizes) > 1 and f"{mixer}{name}" in recipes:
-                recipes[f"{mixer}{name}"] = Recipe((f"{mixer}{name}",), partial(_copy_b_and_c, sizes))
+        for name, (sizes, _) in parts.items() if copied else ():
+            kind = name.partition(".")[0]
+            if kind in _FIRST_B and mixer + name in recipes:
+                recipes[mixer + name] = Recipe((mixer + name,), partial(_copy_b_and_c, sizes, _FIRST_B[kind]))
     return Pretrained(config, derive(pretrained.weights, recipes))
 
 
-def _copy_b_and_c(sizes: list[int], tensor: Tensor) -> Tensor:
-    """The rows [z | x | B | C | dt] or [x | B | C] with B and C twice."""
-    first = {5: 2, 3: 1}[len(sizes)]  # where B is
+_FIRST_B = {"in_proj": 2, "conv1d": 1}  # where B stands in [z | x | B | C | dt] and in [x | B | C]
+
+
+def _copy_b_and_c(sizes: list[int], at: int, tensor: Tensor) -> Tensor:
+    """The rows with B and C twice."""
     parts = list(tensor.split(sizes))
-    return torch.cat(
-        [*parts[:first], *(part for part in parts[first : first + 2] for _ in range(2)), *parts[first + 2 :]]
-    )
+    return torch.cat([*parts[:at], *(part for part in parts[at : at + 2] for _ in range(2)), *parts[at + 2 :]])
 
 
 @torch.no_grad()
@@ -95,14 +99,15 @@ def reference(pretrained: Pretrained, pattern: str, seed: int) -> Pretrained:
         ValueError: not a vanilla Mamba-2 of the kind it takes.
     """
     old = _vanilla_mamba2(pretrained.config)
-    if (old.expand, old.ngroups, old.bias) != (2, 1, False):
+    if (old.expand, old.ngroups, old.bias, old.norm_groups) != (2, 1, False, None):
         raise ValueError(
-            "the reference takes expand 2, one group and no biases of the projections; "
-            f"got expand={old.expand}, ngroups={old.ngroups}, bias={old.bias}"
+            "the reference takes expand 2, one group, its norm over all heads and no biases of the projections; "
+            f"got expand={old.expand}, ngroups={old.ngroups}, norm_groups={old.norm_groups}, bias={old.bias}"
         )
     config = changed(
-        old, branches=2, pattern=pattern, site="block", matching="paper", lambda_policy="paper", post_norm=True
-    )
+        old, mixer="mamba2", branches=2, pattern=pattern, site="block", matching="paper", lambda_policy="paper",
+        post_norm=True,
+    )  # fmt: skip
     ours = expected_shapes(DiffMambaForCausalLM, config, pretrained.weights.shapes, "the source")
     theirs = derive(outline(ours), to_layout("reference", config, ours)).shapes
     generator, recipes = torch.Generator().manual_seed(seed), dict[str, Recipe]()

@@ -10,13 +10,16 @@ from typing import Annotated, Literal
 
 import torch
 import tyro
+from rich.progress import track
 from torch import Tensor
 
 from ..errors import RunError
 from ..files import replaced_folder
 from ..models import DiffMambaConfig, DiffMambaForCausalLM
 from ..models.loading import expected_shapes
-from ..models.weights import PICKLE, Weights, check_finite, check_fit, open_weights, read_json, write_weights
+from ..models.modeling import DiffMambaBlock
+from ..models.weights import PICKLE, Weights, check_finite, check_fit, listed, open_weights, read_json, write_weights
+from ..ops import rms_norm
 from .configs import find_layout, read_foreign_config, write_config
 from .differential import How, StartPolicy, lossless, reference
 from .layouts import Layout, from_layout, to_layout
@@ -61,8 +64,8 @@ class ConvertConfig:
 
     def check(self) -> None:
         """Raise ValueError or RunError for what cannot be."""
-        if not self.shard_gb > 0:
-            raise ValueError(f"`shard_gb` must be above 0; got {self.shard_gb}")
+        if not 0 < self.shard_gb < 1e6:
+            raise ValueError(f"`shard_gb` must be above 0 and below a million; got {self.shard_gb}")
         _check_free(self.out)
 
 
@@ -83,11 +86,18 @@ def convert(config: ConvertConfig) -> float | None:
     dtype = None if config.dtype is None else getattr(torch, config.dtype)
     made = make(source, config.differential, config.pattern, config.lambda_policy, config.seed, dtype)
     with replaced_folder(config.out) as aside:
-        write_pretrained(made, aside, config.to, int(config.shard_gb * 1e9), where=config.source)
+        write_pretrained(made, aside, config.to, int(config.shard_gb * 1e9), where=config.source, progress=True)
         for name in _CARRIED:
-            if (config.source / name).is_file():
+            if _belongs(config.source / name):
                 shutil.copyfile(config.source / name, aside / name)
         return check_same_logits(source, read_pretrained(aside)) if config.differential == "lossless" else None
+
+
+def _belongs(path: Path) -> bool:
+    """Whether there is such a file, and no link out of its folder, or out of its repository in the hub's cache."""
+    folder = path.parent.resolve()
+    root = folder.parents[1] if folder.parent.name == "snapshots" else folder
+    return path.is_file() and path.resolve().is_relative_to(root)
 
 
 def load_pretrained(
@@ -118,7 +128,8 @@ def read_pretrained(folder: Path) -> Pretrained:
     if config.tie_word_embeddings and _HEAD in weights.shapes:
         weights = _without_head(weights, layout, config, folder)
     ours = expected_shapes(DiffMambaForCausalLM, config, weights.shapes, folder)
-    check_fit(folder, weights.shapes, derive(outline(ours), to_layout(layout, config, ours)).shapes)
+    theirs = derive(outline(ours), to_layout(layout, config, ours)).shapes
+    check_fit(f"the weights in {folder}", "its config.json", weights.shapes, theirs)
     return Pretrained(config, derive(weights, from_layout(layout, config, ours)))
 
 
@@ -154,26 +165,29 @@ def _cast(pretrained: Pretrained, dtype_of: Callable[[Tensor, str], torch.dtype]
     return pretrained._replace(weights=pretrained.weights._replace(read=read))
 
 
-def write_pretrained(pretrained: Pretrained, folder: Path, to: Layout, shard_bytes: int, *, where: object) -> None:
+def write_pretrained(
+    pretrained: Pretrained, folder: Path, to: Layout, shard_bytes: int, *, where: object, progress: bool = False
+) -> None:
     """Write config.json and the weights; raise RunError that lists the tensors that hold NaN or infinity."""
     config, weights = pretrained
     bad: list[str] = []
 
     def read(name: str) -> Tensor:
         tensor = weights.read(name)
-        if not bool(tensor.isfinite().all()):
+        if not bool(tensor.isfinite().all()) and name not in bad:
             bad.append(name)
         return tensor
 
     write_config(to, config, weights.read(_EMBEDDING).dtype, folder)
     theirs = derive(weights._replace(read=read), to_layout(to, config, weights.shapes))
+    names = track(theirs.shapes, "tensors", transient=True, disable=not progress)
     if to == "mamba_ssm":  # its `from_pretrained` reads nothing else, and wants the head in any case
-        tensors = {name: theirs.read(name).clone() for name in theirs.shapes}
+        tensors = {name: theirs.read(name) for name in names}
         torch.save({_HEAD: tensors[_EMBEDDING]} | tensors, folder / PICKLE)
     else:
-        write_weights(folder, theirs, theirs.shapes, shard_bytes)
+        write_weights(folder, theirs, names, shard_bytes)
     if bad:
-        raise RunError(f"the weights in {where} hold NaN or infinity: {', '.join(dict.fromkeys(bad))}")
+        raise RunError(f"the weights made from {where} hold NaN or infinity: {listed(bad)}")
 
 
 def build(pretrained: Pretrained, *, where: object) -> DiffMambaForCausalLM:
@@ -181,8 +195,8 @@ def build(pretrained: Pretrained, *, where: object) -> DiffMambaForCausalLM:
     config, weights = pretrained
     with torch.device("meta"):
         model = DiffMambaForCausalLM(config)
-    tensors = {name: weights.read(name).clone() for name in weights.shapes}
-    check_finite(where, tensors.items())
+    tensors = {name: weights.read(name) for name in weights.shapes}
+    check_finite(f"the weights made from {where}", tensors.items())
     for name in tensors:
         if name.endswith(_KEEP_FP32):
             tensors[name] = tensors[name].to(torch.promote_types(tensors[name].dtype, torch.float32))
@@ -195,13 +209,30 @@ def check_same_logits(source: Pretrained, made: Pretrained) -> float:
     """Error of the logits of `made` on random tokens; raises RunError if it is more than rounding."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(source.config.vocab_size, (1, 64), generator=generator)
-    dtype = made.weights.read(_EMBEDDING).dtype
-    wide = torch.promote_types(dtype, torch.float32)
-    with torch.no_grad():
-        one, two = (build(each, where="SRC").to(wide)(tokens).logits.double() for each in (source, made))
+    one, two = (logits_by_layers(each, tokens).double() for each in (source, made))
     error = float((one - two).pow(2).mean().sqrt() / one.pow(2).mean().sqrt())
-    if not error < SAME_LOGITS[dtype]:
+    if not error < SAME_LOGITS[made.weights.read("backbone.layers.0.mixer.out_proj.weight").dtype]:
         raise RunError(
             f"the converted model's logits differ by {error:.1e} of their root mean square: nothing was written"
         )
     return error
+
+
+@torch.no_grad()
+def logits_by_layers(pretrained: Pretrained, tokens: Tensor) -> Tensor:
+    """Logits in fp32, or fp64 if the weights are, with one layer in memory at a time."""
+    config, weights = pretrained
+
+    def read(name: str) -> Tensor:
+        tensor = weights.read(name)
+        return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+    x = read(_EMBEDDING)[tokens]
+    for layer_idx in range(config.n_layer):
+        with torch.device("meta"):
+            layer = DiffMambaBlock(config, layer_idx).eval()
+        prefix = f"backbone.layers.{layer_idx}."
+        layer.load_state_dict({name: read(prefix + name) for name in layer.state_dict()}, assign=True)
+        x, _ = layer(x)
+    x = rms_norm(x, read("backbone.norm_f.weight"), eps=config.norm_epsilon)
+    return x @ read(_HEAD if _HEAD in weights.shapes else _EMBEDDING).mT

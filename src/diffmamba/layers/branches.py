@@ -59,7 +59,7 @@ class Differential(nn.Module):
 
     def finish(self, y: Float[Tensor, "b l w"]) -> Float[Tensor, "b l w"]:
         """N and (1 - lambda_init) on the difference, if the layer has them."""
-        return y if self.subln is None else post_norm(y, self.subln.weight, self.lambda_init)
+        return y if self.subln is None else post_norm(y, own_weight("subln", self.subln, RMSNorm), self.lambda_init)
 
     def subtract(self, y: Float[Tensor, "b l i"], u: Float[Tensor, "b l d"]) -> Float[Tensor, "b l w"]:
         """Branch 1 minus lambda times branch 2, the two halves of the last axis of y, finished."""
@@ -84,15 +84,15 @@ def check_input(u: Tensor, d_model: int) -> None:
 
 
 def own_weight(name: str, module: nn.Module, kind: type[nn.Module]) -> Tensor:
-    """The weight of a map that a mixer applies itself.
+    """The weight of a map or norm that a mixer applies itself.
 
     Raises:
-        TypeError: an adapter has been wrapped around the map, and would be left out without a word.
+        TypeError: an adapter has been wrapped around it, and would be left out without a word.
     """
     if not isinstance(module, kind):
         raise TypeError(
-            f"the mixer reads the weight of `{name}` and does not call it: {type(module).__name__} in its place would "
-            "have no effect. Adapters go on in_proj and out_proj."
+            f"the mixer reads the weight of `{name}` and does not call it: {type(module).__name__} in its place might "
+            "be left out. Adapters go on in_proj and out_proj."
         )
     return cast(Tensor, module.weight)
 

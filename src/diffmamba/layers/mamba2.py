@@ -202,7 +202,7 @@ class Mamba2(nn.Module):
         if self.norm is None:
             y = y * F.silu(z)
         else:
-            weight: Tensor = self.norm.weight
+            weight = own_weight("norm", self.norm, RMSNorm)
             if signs is not None and signs.dim() == 1:  # the same for all tokens: free, as part of the norm's weight
                 weight, signs = weight * signs, None
             y = gated_rms_norm(

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import LinearAttentionLayer
 
-from ..errors import RunError
 from ..files import replaced_file
 from ..layers import MixerState
+from .weights import check_finite, check_fit, open_safetensors
 
 
 class StateLayer(LinearAttentionLayer):
@@ -54,6 +53,15 @@ class StateLayer(LinearAttentionLayer):
                 states[0] = change(states[0])
 
 
+def check_cache(cache: Cache, n_layer: int) -> None:
+    """Raise ValueError unless the cache has a place for every layer."""
+    if len(cache.layers) != n_layer:
+        raise ValueError(
+            f"`cache_params` has {len(cache.layers)} layers, the model {n_layer}; make one with "
+            "DynamicCache(config=model.config)"
+        )
+
+
 def read_state(cache: Cache, layer_idx: int) -> MixerState | None:
     """The state that `write_state` left, or None before the first token."""
     layer = cache.layers[layer_idx]
@@ -90,12 +98,13 @@ def save_state(cache: Cache, path: Path | str) -> None:
     Raises:
         ValueError: the cache has seen no token.
     """
+    states = [read_state(cache, layer_idx) for layer_idx in range(len(cache.layers))]
     tensors: dict[str, Tensor] = {}
-    for layer_idx in range(len(cache.layers)):
-        state = read_state(cache, layer_idx)
-        if state is None:
-            raise ValueError(f"the cache is empty at layer {layer_idx}: run the model on at least one token first")
-        tensors |= {f"layers.{layer_idx}.{name}": value.contiguous() for name, value in state._asdict().items()}
+    for layer_idx, state in enumerate(states):
+        if state is not None:
+            tensors |= {f"layers.{layer_idx}.{name}": value.contiguous() for name, value in state._asdict().items()}
+    if not states or None in states:
+        raise ValueError("the cache has seen no token: run the model on at least one first")
     with replaced_file(Path(path)) as aside:
         save_file(tensors, aside)
 
@@ -104,21 +113,17 @@ def load_state(path: Path | str, model: PreTrainedModel) -> Cache:
     """The cache that `save_state` wrote, on the model's device.
 
     Raises:
-        RunError: the file cannot be read, or is of a model of other sizes.
+        RunError: the file cannot be read, or is not of this model.
     """
-    try:
-        tensors = load_file(path, device=str(model.device))
-    except SafetensorError as error:
-        raise RunError(f"cannot read the state in {path}: {error}") from error
-    cache, layers = DynamicCache(config=model.config), model.base_model.layers
-    shapes = {
-        f"layers.{layer_idx}.{name}": value.shape[1:]
-        for layer_idx, layer in enumerate(layers)
-        for name, value in layer.mixer.init_state(0)._asdict().items()
-    }
-    batches = {tensor.shape[:1] for tensor in tensors.values()}
-    if {name: tensor.shape[1:] for name, tensor in tensors.items()} != shapes or len(batches) != 1:
-        raise RunError(f"the state in {path} is not one of this model: its number of layers or its sizes differ")
-    for layer_idx in range(len(layers)):
+    weights = open_safetensors(Path(path))
+    batch = next(iter(weights.shapes.values()), (0,))[0]
+    cache, empty = DynamicCache(config=model.config), dict[str, Tensor]()
+    for layer_idx, layer in enumerate(model.base_model.layers):
+        start = layer.mixer.init_state(batch)._asdict()
+        empty |= {f"layers.{layer_idx}.{name}": value for name, value in start.items()}
+    check_fit(f"the state in {path}", "the model", weights.shapes, {n: tuple(v.shape) for n, v in empty.items()})
+    tensors = {name: weights.read(name).to(value) for name, value in empty.items()}
+    check_finite(f"the state in {path}", tensors.items())
+    for layer_idx in range(len(cache.layers)):
         write_state(cache, layer_idx, MixerState(*(tensors[f"layers.{layer_idx}.{n}"] for n in MixerState._fields)))
     return cache

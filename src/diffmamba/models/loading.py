@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Iterable
@@ -17,8 +18,8 @@ from .config import DiffMambaConfig
 from .weights import check_finite, check_fit, open_weights, read_json
 
 
-def read_config(folder: Path) -> DiffMambaConfig:
-    """The config of a saved model.
+def read_config(folder: Path, **overrides: Any) -> DiffMambaConfig:
+    """The config of a saved model, with other values in some fields.
 
     Raises:
         RunError: it cannot be read, is of another kind of model, or contradicts itself.
@@ -30,7 +31,7 @@ def read_config(folder: Path) -> DiffMambaConfig:
             "models of transformers and mamba_ssm"
         )
     try:
-        return DiffMambaConfig.from_pretrained(folder, local_files_only=True)
+        return DiffMambaConfig.from_pretrained(folder, local_files_only=True, **overrides)
     except Exception as error:  # transformers answers a damaged config with whatever its own code trips over
         raise RunError(f"{folder / 'config.json'}: {error}") from error
 
@@ -59,35 +60,37 @@ def expected_shapes(
 
 
 def check_checkpoint(
-    model_class: type[PreTrainedModel],
-    name: str | os.PathLike[str],
-    *,
-    config: Any = None,
-    subfolder: str = "",
-    variant: str | None = None,
-    ignore_mismatched_sizes: bool = False,
-    **others: Any,
-) -> None:
-    """Raise RunError unless a checkpoint can be loaded whole; arguments are those of `from_pretrained`."""
-    if variant is not None:
-        raise ValueError(f"`variant` is not supported; got {variant!r}. Keep that variant in a folder of its own.")
+    model_class: type[PreTrainedModel], name: str | os.PathLike[str], *, config: Any = None, **kwargs: Any
+) -> dict[str, Any]:
+    """Raise RunError unless a checkpoint can be loaded whole.
+
+    Arguments are those of `from_pretrained`; returns them with the config that they make, fields of it taken out.
+    """
+    if kwargs.get("variant") is not None:
+        raise ValueError(f"`variant` is not supported; got {kwargs['variant']!r}. Keep it in a folder of its own.")
+    hub = ("revision", "token", "cache_dir", "local_files_only", "force_download")
     if not os.path.isdir(name):
-        hub = ("revision", "token", "cache_dir", "local_files_only", "force_download")
-        options = {option: others[option] for option in hub if option in others}
+        options = {option: kwargs[option] for option in hub if option in kwargs}
         name = snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors"], **options)
-    folder = Path(name, subfolder)
-    config = config if isinstance(config, DiffMambaConfig) else read_config(folder)
+    folder = Path(name, kwargs.get("subfolder", ""))
+    if not isinstance(config, DiffMambaConfig):
+        fields = {field.name for field in dataclasses.fields(DiffMambaConfig)} | set(DiffMambaConfig.attribute_map)
+        overrides = {field: kwargs.pop(field) for field in fields - {"dtype"} if field in kwargs}
+        config = read_config(folder if config is None else Path(config), **overrides)
     weights = open_weights(folder)
     # A base model may be loaded from the file of a whole one.
     prefix, head = "backbone.", "lm_head.weight"
     found = {key.removeprefix(prefix): shape for key, shape in weights.shapes.items()}
+    if len(found) < len(weights.shapes):
+        raise RunError(f"the weights in {folder} have names with and without {prefix!r} for the same tensor")
     expected = {
         key.removeprefix(prefix): shape
         for key, shape in expected_shapes(model_class, config, weights.shapes, folder).items()
     }
     if head not in expected and not config.tie_word_embeddings:
         found.pop(head, None)
-    if ignore_mismatched_sizes:
+    if kwargs.get("ignore_mismatched_sizes"):
         expected = {key: found.get(key, shape) for key, shape in expected.items()}
-    check_fit(folder, found, expected)
-    check_finite(folder, ((key, weights.read(key)) for key in weights.shapes))
+    check_fit(f"the weights in {folder}", "its config.json", found, expected)
+    check_finite(f"the weights in {folder}", ((key, weights.read(key)) for key in weights.shapes))
+    return kwargs | {"config": config}

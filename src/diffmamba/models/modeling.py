@@ -13,7 +13,7 @@ from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..layers import MLP, Mamba, Mamba2, MixerState, MLPKind, RMSNorm, init_weights
-from .cache import read_state, write_state
+from .cache import check_cache, read_state, write_state
 from .config import LAYERS, DiffMambaConfig
 from .loading import check_checkpoint
 from .outputs import DiffMambaCausalLMOutput, DiffMambaOutput
@@ -93,9 +93,10 @@ class DiffMambaPreTrainedModel(PreTrainedModel):
             RunError: config.json or the weights are damaged, missing in part, or do not fit each other; lists all that
                 is wrong, before anything is loaded.
         """
+        kwargs["use_safetensors"] = True
         if pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None:
-            check_checkpoint(cls, pretrained_model_name_or_path, **kwargs)
-        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs, use_safetensors=True)
+            kwargs = check_checkpoint(cls, pretrained_model_name_or_path, **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -128,7 +129,7 @@ class DiffMambaModel(DiffMambaPreTrainedModel):
         *,
         inputs_embeds: Float[Tensor, "b l d"] | None = None,
         cache_params: Cache | None = None,
-        seq_idx: Int[Tensor, "b l"] | None = None,
+        seq_idx: Int[Tensor, "_ l"] | None = None,
         position_ids: Int[Tensor, "_ l"] | None = None,
         cu_seqlens: Int[Tensor, "n"] | None = None,
         use_cache: bool | None = None,
@@ -154,11 +155,13 @@ class DiffMambaModel(DiffMambaPreTrainedModel):
         if use_cache and cache_params is None:
             cache_params = DynamicCache(config=self.config)
 
-        seq_idx = packed_sequences(x, seq_idx, position_ids, cu_seqlens)
+        if cache_params is not None:
+            check_cache(cache_params, len(self.layers))
+
         order, lengths = _real_tokens_first(attention_mask, x)
+        seq_idx = packed_sequences(x, seq_idx, position_ids, cu_seqlens, order, lengths)
         if order is not None:
             x = x.gather(1, order[..., None].expand_as(x))
-            seq_idx = None if seq_idx is None else seq_idx.gather(1, order)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         all_hidden = [x] if output_hidden_states else []
@@ -227,7 +230,7 @@ class DiffMambaForCausalLM(DiffMambaPreTrainedModel, GenerationMixin):
         *,
         inputs_embeds: Float[Tensor, "b l d"] | None = None,
         cache_params: Cache | None = None,
-        seq_idx: Int[Tensor, "b l"] | None = None,
+        seq_idx: Int[Tensor, "_ l"] | None = None,
         position_ids: Int[Tensor, "_ l"] | None = None,
         cu_seqlens: Int[Tensor, "n"] | None = None,
         labels: Int[Tensor, "b l"] | None = None,
@@ -235,6 +238,7 @@ class DiffMambaForCausalLM(DiffMambaPreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: int | Tensor | None = None,
+        output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> DiffMambaCausalLMOutput | tuple[Any, ...]:
         """As `DiffMambaModel.forward`, and:
@@ -243,8 +247,11 @@ class DiffMambaForCausalLM(DiffMambaPreTrainedModel, GenerationMixin):
             labels: token ids, shifted by the model: position t is predicted from the tokens before it; -100 is ignored.
             logits_to_keep: compute logits of the last n tokens only (0: of all), or of these positions.
             num_items_in_batch: divide the sum of the losses by this, not by the number of labels here.
+            output_attentions: for callers that always name it, such as peft; there are none.
             return_dict: False for a tuple.
         """
+        if output_attentions:
+            raise ValueError("`output_attentions` is not supported: a Mamba model has no attention weights")
         outputs = self.backbone(
             input_ids,
             attention_mask,

@@ -10,46 +10,47 @@ from torch import Tensor
 
 def packed_sequences(
     x: Float[Tensor, "b l d"],
-    seq_idx: Int[Tensor, "b l"] | None,
+    seq_idx: Int[Tensor, "_ l"] | None,
     position_ids: Int[Tensor, "_ l"] | None,
     cu_seqlens: Int[Tensor, "n"] | None,
+    order: Int[Tensor, "b l"] | None = None,
+    lengths: Int[Tensor, "b"] | None = None,
 ) -> Int[Tensor, "b l"] | None:
-    """Which sequence each token belongs to, or None if a row is one sequence.
+    """Which sequence each token belongs to, 0, 1, 2, ... in each row, or None if a row is one sequence.
 
     Args:
         x: embeddings, for their shape.
-        seq_idx: mamba_ssm's way: a number for each sequence.
+        seq_idx: mamba_ssm's way: another number where a sequence begins.
         position_ids: transformers' padding-free way: a sequence begins where a position is not one more than the last.
         cu_seqlens: flash attention's way: where each sequence begins in the only row, and the row's length.
+        order, lengths: the order of tokens in which the padding of each row stands last, and the number of the others.
 
     Raises:
-        ValueError: two of them that disagree, or `cu_seqlens` that does not fit the row.
+        ValueError: a shape that does not fit the tokens, or two ways that disagree (not when compiled).
     """
-    found: dict[str, Int[Tensor, "b l"]] = {}
-    if seq_idx is not None:
-        found["seq_idx"] = seq_idx
+    batch, seqlen, _ = x.shape
     if cu_seqlens is not None:
-        found["cu_seqlens"] = _from_cu_seqlens(cu_seqlens, *x.shape[:2])
-    if position_ids is not None:
-        found["position_ids"] = _from_position_ids(position_ids).expand(x.shape[0], -1)
+        cu_seqlens = _from_cu_seqlens(cu_seqlens, batch, seqlen)
+    found: dict[str, Bool[Tensor, "b m"]] = {}
+    for name, way, step in (("seq_idx", seq_idx, 0), ("position_ids", position_ids, 1), ("cu_seqlens", cu_seqlens, 0)):
+        if way is None:
+            continue
+        if way.dim() != 2 or way.shape[0] not in (1, batch) or way.shape[1] != seqlen:
+            raise ValueError(f"`{name}` must be ({batch}, {seqlen}), or of one row; got {tuple(way.shape)}")
+        way = way.expand(batch, -1) if order is None else way.expand(batch, -1).gather(1, order)
+        begins = way[:, 1:] != way[:, :-1] + step
+        if lengths is not None:  # no sequence begins among padding
+            begins = begins & (torch.arange(1, seqlen, device=way.device) < lengths[:, None])
+        found[name] = begins
     if not found:
         return None
-    (name, chosen), *others = found.items()
-    if torch.compiler.is_compiling():
-        return chosen
-    begins = _begins(chosen)
-    for other_name, other in others:
-        if not torch.equal(begins.expand(x.shape[0], -1), _begins(other)):
-            raise ValueError(f"`{name}` and `{other_name}` begin sequences at different tokens; give one of them")
-    return None if name == "position_ids" and not bool(begins.any()) else chosen
-
-
-def _begins(seq_idx: Int[Tensor, "b l"]) -> Bool[Tensor, "b l-1"]:
-    return seq_idx[:, 1:] != seq_idx[:, :-1]
-
-
-def _from_position_ids(position_ids: Int[Tensor, "_ l"]) -> Int[Tensor, "_ l"]:
-    begins = position_ids[:, 1:] != position_ids[:, :-1] + 1
+    (name, begins), *others = found.items()
+    if not torch.compiler.is_compiling():
+        for other_name, other in others:
+            if not torch.equal(begins, other):
+                raise ValueError(f"`{name}` and `{other_name}` begin sequences at different tokens; give one of them")
+        if name == "position_ids" and not bool(begins.any()):
+            return None
     return F.pad(begins.long().cumsum(1), (1, 0))
 
 

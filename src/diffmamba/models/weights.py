@@ -7,15 +7,14 @@ anything is allocated or loaded.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import RunError
 
@@ -39,8 +38,10 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(f"no {path.name} in {path.parent}") from error
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, dict):
@@ -59,7 +60,7 @@ def open_weights(folder: Path, *, pickles: bool = False) -> Weights:
     Raises:
         RunError: no weights, or ones that cannot be read or trusted.
     """
-    for name, reader in ((SAFETENSORS, _open_safetensors), (PICKLE, _open_pickle)):
+    for name, reader in ((SAFETENSORS, open_safetensors), (PICKLE, _open_pickle)):
         single, index = folder / name, folder / f"{name}.index.json"
         if not single.exists() and not index.exists():
             continue
@@ -78,19 +79,21 @@ def _open_shards(index: Path, reader: Callable[[Path], Weights]) -> Weights:
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise RunError(f"{index} must hold a `weight_map` from names of tensors to names of files")
     for name in set(weight_map.values()):
-        if Path(name).name != name or "\\" in name or Path(name).suffix not in (".safetensors", ".bin"):
+        plain = Path(name).name == name and "\\" not in name and len(name) < 256
+        if not plain or Path(name).suffix not in (".safetensors", ".bin"):
             raise RunError(f"{index} names {name!r}; a shard must be a file beside it")
         if not (index.parent / name).is_file():
             raise RunError(f"{index} names {name}, which is not there: the checkpoint is not complete")
     shards = {name: reader(index.parent / name) for name in sorted(set(weight_map.values()))}
     held = {tensor: name for name, shard in shards.items() for tensor in shard.shapes}
     if wrong := sorted(tensor for tensor in held | weight_map if held.get(tensor) != weight_map.get(tensor)):
-        raise RunError(f"{index} and the shards disagree about {_list(wrong)}")
+        raise RunError(f"{index} and the shards disagree about {listed(wrong)}")
     shapes = {tensor: shape for shard in shards.values() for tensor, shape in shard.shapes.items()}
     return Weights(shapes, lambda tensor: shards[held[tensor]].read(tensor))
 
 
-def _open_safetensors(path: Path) -> Weights:
+def open_safetensors(path: Path) -> Weights:
+    """The tensors of one file; raises RunError if it is damaged or holds anything but floating-point numbers."""
     try:
         file = safe_open(path, framework="pt")
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
@@ -99,25 +102,40 @@ def _open_safetensors(path: Path) -> Weights:
     except (SafetensorError, OSError, ValueError, OverflowError) as error:
         raise RunError(f"cannot read {path}: {error}") from error
     if wrong := [f"{name} ({dtype})" for name, dtype in dtypes.items() if dtype not in _DTYPES]:
-        raise RunError(f"{path} holds tensors that are no floating-point weights: {_list(wrong)}")
-    return Weights(shapes, file.get_tensor)
+        raise RunError(f"{path} holds tensors that are no floating-point weights: {listed(wrong)}")
+    # Copied, or a tensor would be a part of the file, and change or vanish with it.
+    return Weights(shapes, lambda name: file.get_tensor(name).clone())
 
 
 def _open_pickle(path: Path) -> Weights:
-    options: dict[str, Any] = {"map_location": "cpu", "weights_only": True}  # never a program, see `open_weights`
     try:
-        found = torch.load(path, mmap=zipfile.is_zipfile(path), **options)
+        found = torch.load(path, map_location="cpu", weights_only=True)  # never a program, see `open_weights`
     except Exception as error:  # a damaged pickle fails in any way
         reason = str(error).partition("\n")[0]
         raise RunError(f"{path} is not a file of tensors alone, or is damaged, and was not read: {reason}") from error
-    tensors = dict(found) if isinstance(found, dict) else {}
-    right = [isinstance(n, str) and isinstance(t, Tensor) and t.is_floating_point() for n, t in tensors.items()]
-    if not tensors or not all(right):
+    if not isinstance(found, dict) or not found or not all(map(_is_plain, found, found.values())):
         raise RunError(f"{path} must hold names and floating-point tensors, and nothing else")
+    tensors, storages = dict[str, Tensor](), set[int]()
+    for name, tensor in found.items():  # each with memory of its own, as in safetensors
+        storage = tensor.untyped_storage()
+        whole = tensor.is_contiguous() and storage.nbytes() == tensor.nbytes and storage.data_ptr() not in storages
+        tensors[name] = tensor.detach() if whole else tensor.detach().clone(memory_format=torch.contiguous_format)
+        storages.add(storage.data_ptr())
     return Weights({name: tuple(tensor.shape) for name, tensor in tensors.items()}, tensors.__getitem__)
 
 
-def check_fit(where: object, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
+def _is_plain(name: object, tensor: object) -> bool:
+    """A name, and a dense tensor with numbers of a kind that safetensors has too."""
+    if not isinstance(name, str) or type(tensor) not in (Tensor, nn.Parameter):
+        return False
+    tensor = cast(Tensor, tensor)
+    dense = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_nested
+    return dense and tensor.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_fit(
+    what: str, whose: str, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
+) -> None:
     """Raise one RunError that lists every tensor that is missing, surplus, or of another shape."""
     lists = {
         "missing": [name for name in expected if name not in found],
@@ -128,18 +146,19 @@ def check_fit(where: object, found: Mapping[str, tuple[int, ...]], expected: Map
             if found.get(name, shape) != shape
         ],
     }
-    problems = [f"{len(names)} {what}: {_list(names)}" for what, names in lists.items() if names]
+    problems = [f"{len(names)} {kind}: {listed(names)}" for kind, names in lists.items() if names]
     if problems:
-        raise RunError(f"the weights in {where} do not fit its config.json: {'; '.join(problems)}")
+        raise RunError(f"{what} do not fit {whose}: {'; '.join(problems)}")
 
 
-def check_finite(where: object, tensors: Iterable[tuple[str, Tensor]]) -> None:
+def check_finite(what: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
     """Raise one RunError that lists the tensors that hold NaN or an infinity."""
-    if wrong := [name for name, tensor in tensors if not tensor.is_meta and not bool(tensor.isfinite().all())]:
-        raise RunError(f"the weights in {where} hold NaN or infinity: {_list(wrong)}")
+    if wrong := [name for name, tensor in tensors if not bool(tensor.isfinite().all())]:
+        raise RunError(f"{what} hold NaN or infinity: {listed(wrong)}")
 
 
-def _list(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The first names, and how many more."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
 
@@ -156,7 +175,7 @@ def write_weights(folder: Path, weights: Weights, names: Iterable[str], shard_by
         held.clear()
 
     for name in names:
-        tensor = weights.read(name).clone(memory_format=torch.contiguous_format)  # of its own, not a part of the source
+        tensor = weights.read(name).contiguous()
         if held and held_bytes + tensor.nbytes > shard_bytes:
             flush()
             held_bytes = 0
