@@ -3,7 +3,7 @@ import torch
 
 from diffmamba.ops import ssd, ssd_step
 from diffmamba.ops.ssd import ssd_naive
-from tolerance import assert_close, compare_backends
+from tolerance import DTYPES, GPU, assert_close, compare_backends
 
 LONG_SUMS = ("A", "D", "dt_bias")
 
@@ -50,6 +50,54 @@ def test_long_enough_for_blocks_of_chunks():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_low_precision(dtype):
     compare_backends(ssd, make(130, 2), long_sums=LONG_SUMS, dtype=dtype, dt_softplus=True)
+
+
+TRITON_CASES = {
+    "one chunk": (make(7, 2), {"dt_softplus": True}),
+    "more chunks": (make(130, 2, batch=1, D_has_hdim=True), {"dt_softplus": True}),
+    "sizes that fill no block": (make(66, 1, batch=1, nheads=3, headdim=5, d_state=17), {"dt_softplus": True}),
+    "limits": (make(65, 2, states=False), {"dt_softplus": True, "dt_limit": (0.3, 0.9)}),
+    "nothing optional": (
+        make(65, states=False) | {"D": None, "dt_bias": None, "dt": torch.rand(2, 65, 4, dtype=torch.float64)},
+        {},
+    ),
+    "packed and padded": (
+        make(70, 2) | {"seq_idx": torch.arange(140).view(2, 70) // 23, "lengths": torch.tensor([70, 65])},
+        {"dt_softplus": True},
+    ),
+}
+TRITON_ON_GPU = {
+    f"{nheads} heads of {headdim}, {ngroups} groups, d_state {d_state}": (
+        make(200, ngroups, nheads=nheads, headdim=headdim, d_state=d_state),
+        {"dt_softplus": True},
+    )
+    for nheads, headdim, ngroups, d_state in [
+        (8, 64, 1, 128), (8, 32, 2, 128), (8, 32, 2, 64), (4, 16, 2, 64), (4, 64, 2, 64), (2, 128, 1, 128),
+        (4, 128, 2, 64), (2, 64, 1, 256), (16, 32, 2, 32), (2, 16, 1, 16), (6, 64, 2, 128),
+    ]
+}  # fmt: skip
+
+
+@pytest.mark.exact("the Triton kernels of the scan of Mamba-2 equal the loop, outputs, states and gradients")
+@pytest.mark.usefixtures("nan_filled_empty")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", TRITON_CASES | (TRITON_ON_GPU if GPU else {}))
+def test_triton_equals_naive(case, dtype):
+    inputs, options = (TRITON_CASES | TRITON_ON_GPU)[case]
+    compare_backends(ssd, inputs, LONG_SUMS, dtype, "triton", **options)
+
+
+def test_triton_is_refused_where_it_cannot_run(monkeypatch):
+    inputs = make(7, dtype=torch.float64)
+    with pytest.raises(ValueError, match="'triton' of ssd computes in fp32, and got fp64. Use 'auto'"):
+        ssd(**inputs, backend="triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="needs a tensor on a GPU .* got one on cpu"):
+        ssd(**inputs, backend="triton")
+    monkeypatch.setattr("diffmamba.ops._common._HAS_TRITON", False)
+    with pytest.raises(ValueError, match="needs the package triton, which is not installed"):
+        ssd(**inputs, backend="triton")
+    ssd(**inputs)
 
 
 @pytest.mark.parametrize("seqlen", [7, 65])
@@ -139,7 +187,7 @@ def test_autocast_does_not_lower_the_scan():
 
 def test_explicit_backend_never_falls_back():
     with pytest.raises(ValueError, match="`backend` of ssd must be 'auto' or one of"):
-        ssd(**make(3), backend="triton")
+        ssd(**make(3), backend="cuda")
 
 
 def test_naive_is_the_equation():

@@ -6,6 +6,8 @@ h heads, p headdim, g groups, n state, w conv, c chunks, r heads in a group (or 
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -15,22 +17,34 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Backend = Literal["auto", "naive", "torch", "triton"]
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
-def resolve(op: str, backend: str, implementations: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
-    """The function that computes `op`. "auto" takes the fastest there is; an explicit backend never falls back.
+def resolve(op: str, backend: str, implementations: Mapping[str, Callable[..., Any]], x: Tensor) -> Callable[..., Any]:
+    """The function that computes `op` on `x`. "auto" takes the fastest there is; a backend by name never falls back.
 
     Raises:
-        ValueError: the backend is unknown, or `op` has no implementation of it.
+        ValueError: the backend is unknown, `op` has no implementation of it, or it cannot run here.
     """
     if backend == "auto":
-        return implementations["torch"]
+        backend = "triton" if "triton" in implementations and x.is_cuda and not _missing(x) else "torch"
     if backend not in implementations:
         raise ValueError(
             f"`backend` of {op} must be 'auto' or one of {sorted(implementations)}; got {backend!r}. "
             "Use 'auto' to take the fastest that is there."
         )
+    if backend == "triton" and (missing := _missing(x)):
+        raise ValueError(f"`backend` 'triton' of {op} {missing}. Use 'auto' to take the fastest that is there.")
     return implementations[backend]
+
+
+def _missing(x: Tensor) -> str:
+    """What Triton kernels lack to run on x, or nothing."""
+    if not _HAS_TRITON:
+        return "needs the package triton, which is not installed"
+    if not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"needs a tensor on a GPU (or TRITON_INTERPRET=1, for tests); got one on {x.device.type}"
+    return "computes in fp32, and got fp64" if x.dtype == torch.float64 else ""
 
 
 def accumulate_dtype(x: Tensor) -> torch.dtype:

@@ -190,7 +190,7 @@ def causal_conv1d(
         y (b l i), and final_states (b i w): the last w inputs.
     """
     check_choice("activation", activation, ("silu", None))
-    compute = resolve("causal_conv1d", backend, {"naive": causal_conv1d_naive, "torch": causal_conv1d_torch})
+    compute = resolve("causal_conv1d", backend, {"naive": causal_conv1d_naive, "torch": causal_conv1d_torch}, x)
     return compute(
         x, weight, bias, activation=activation, initial_states=initial_states, seq_idx=seq_idx, lengths=lengths
     )

@@ -75,7 +75,7 @@ def rms_norm(
     backend: Backend = "auto",
 ) -> Float[Tensor, "*batch i"]:
     """RMS norm over the last axis, in fp32 for half-precision inputs, returned in the dtype of x."""
-    return resolve("rms_norm", backend, {"naive": rms_norm_naive, "torch": rms_norm_torch})(x, weight, eps=eps)
+    return resolve("rms_norm", backend, {"naive": rms_norm_naive, "torch": rms_norm_torch}, x)(x, weight, eps=eps)
 
 
 def gated_rms_norm_naive(
@@ -133,5 +133,5 @@ def gated_rms_norm(
         norm_before_gate: order of the two.
         backend: "auto", "naive" or "torch".
     """
-    compute = resolve("gated_rms_norm", backend, {"naive": gated_rms_norm_naive, "torch": gated_rms_norm_torch})
+    compute = resolve("gated_rms_norm", backend, {"naive": gated_rms_norm_naive, "torch": gated_rms_norm_torch}, y)
     return compute(y, z, weight, ngroups=ngroups, eps=eps, norm_before_gate=norm_before_gate)

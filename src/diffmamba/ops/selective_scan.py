@@ -132,7 +132,7 @@ def selective_scan(
     Returns:
         y (b l i) in the dtype of x, and final_states (b i n) in fp32 (fp64 for fp64 inputs).
     """
-    compute = resolve("selective_scan", backend, {"naive": selective_scan_naive, "torch": selective_scan_torch})
+    compute = resolve("selective_scan", backend, {"naive": selective_scan_naive, "torch": selective_scan_torch}, x)
     dtype = accumulate_dtype(x)
     with no_autocast(x):
         y, final_states = compute(

@@ -10,7 +10,7 @@ B and C are shared by the heads of a group; a differential mixer's branches are 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -85,6 +85,20 @@ def ssd_torch(
     return SSDOutput(y.flatten(2, 3), final_states)
 
 
+def ssd_fused(
+    x: Float[Tensor, "b l h p"],
+    dt: Float[Tensor, "b l h"],
+    A: Float[Tensor, "h"],
+    B: Float[Tensor, "b l g n"],
+    C: Float[Tensor, "b l g n"],
+    **options: Any,
+) -> SSDOutput:
+    """Triton kernels for all of `ssd`, step sizes included; arguments as there."""
+    from .triton.ssd import ssd_triton  # Triton is not on every machine
+
+    return SSDOutput(*ssd_triton(x, dt, A, B, C, **options))
+
+
 def _per_head(D: Float[Tensor, "..."]) -> Float[Tensor, "h _"]:
     """D is one number a head (h) or one a channel (h p); make both broadcast over (... h p)."""
     return D if D.dim() == 2 else D[:, None]
@@ -148,12 +162,18 @@ def ssd(
         initial_states: (b h p n), or None for zeros.
         seq_idx: which packed sequence each token belongs to (b l); the state starts anew at a change.
         lengths: number of real tokens of each row (b); padding on the right does not touch the state.
-        backend: "auto", "naive" or "torch".
+        backend: "auto", "naive", "torch" or "triton".
 
     Returns:
         y (b l h p) in the dtype of x, and final_states (b h p n) in fp32 (fp64 for fp64 inputs).
     """
-    compute = resolve("ssd", backend, {"naive": ssd_naive, "torch": ssd_torch})
+    compute = resolve("ssd", backend, {"naive": ssd_naive, "torch": ssd_torch, "triton": ssd_fused}, x)
+    seq_idx = None if seq_idx is None else until_last_real(seq_idx, lengths)
+    if compute is ssd_fused:
+        return ssd_fused(
+            x, dt, A, B, C, D=D, dt_bias=dt_bias, dt_softplus=dt_softplus, dt_limit=dt_limit,
+            initial_states=initial_states, seq_idx=seq_idx, lengths=lengths,
+        )  # fmt: skip
     dtype = accumulate_dtype(x)
     with no_autocast(x):
         y, final_states = compute(
@@ -164,7 +184,7 @@ def ssd(
             C.to(dtype),
             D=None if D is None else D.to(dtype),
             initial_states=initial_states,
-            seq_idx=None if seq_idx is None else until_last_real(seq_idx, lengths),
+            seq_idx=seq_idx,
             chunk_size=chunk_size,
         )
     return SSDOutput(y.to(x.dtype), final_states)

@@ -1,0 +1,1 @@
+"""Triton kernels behind the ops; imported only where they run, since Triton is not on every machine."""
