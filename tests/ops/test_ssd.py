@@ -185,7 +185,7 @@ def test_autocast_does_not_lower_the_scan():
     assert_close(inside, ssd(**inputs, dt_softplus=True).y, 1e-6)
 
 
-def test_explicit_backend_never_falls_back():
+def test_explicit_backend_never_falls_back(unchecked_types):
     with pytest.raises(ValueError, match="`backend` of ssd must be 'auto' or one of"):
         ssd(**make(3), backend="cuda")
 
