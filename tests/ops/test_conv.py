@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from diffmamba.ops import causal_conv1d, causal_conv1d_step
-from tolerance import assert_close, compare_backends
+from tolerance import DTYPES, assert_close, compare_backends
 
 
 def make(seqlen, batch=2, channels=6, width=4, states=True, dtype=torch.float64):
@@ -37,6 +37,27 @@ def test_low_precision(dtype):
 def test_packed_rows_and_padding(seqlen):
     seq_idx = torch.randint(0, 2, (2, seqlen)).cumsum(1) // 3
     compare_backends(causal_conv1d, make(seqlen) | {"seq_idx": seq_idx, "lengths": torch.tensor([seqlen, seqlen - 6])})
+
+
+TRITON_CASES = {
+    "shorter than the window": (make(2), {}),
+    "several blocks": (make(70, channels=67), {}),
+    "nothing optional": (make(9, states=False, width=2) | {"bias": None}, {"activation": None}),
+    "packed and padded": (
+        make(70) | {"seq_idx": torch.arange(140).view(2, 70) // 23, "lengths": torch.tensor([70, 64])},
+        {},
+    ),
+    "packed, no state": (make(33, states=False) | {"seq_idx": torch.arange(66).view(2, 33) // 2}, {}),
+}
+
+
+@pytest.mark.exact("the Triton kernels of the convolution equal the loop, outputs, states and gradients")
+@pytest.mark.usefixtures("nan_filled_empty")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", TRITON_CASES)
+def test_triton_equals_naive(case, dtype):
+    inputs, options = TRITON_CASES[case]
+    compare_backends(causal_conv1d, inputs, ("weight", "bias"), dtype, "triton", **options)
 
 
 def test_equals_pytorch():

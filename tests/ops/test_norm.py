@@ -3,7 +3,7 @@ import torch
 from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
 
 from diffmamba.ops import gated_rms_norm, rms_norm
-from tolerance import assert_close, compare_backends
+from tolerance import DTYPES, GPU, assert_close, compare_backends
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -19,6 +19,30 @@ def test_gated_rms_norm(dtype, ngroups, norm_before_gate):
     inputs = {name: torch.randn(2, 7, 8, dtype=torch.float64) for name in ("y", "z")}
     inputs["weight"] = torch.randn(8, dtype=torch.float64)
     compare_backends(gated_rms_norm, inputs, dtype=dtype, ngroups=ngroups, norm_before_gate=norm_before_gate)
+
+
+@pytest.mark.exact("the Triton kernels of the norms equal the equation, outputs and gradients")
+@pytest.mark.usefixtures("nan_filled_empty")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("ngroups, width", [(1, 5), (2, 24), (1, 64)])
+def test_triton_equals_naive(ngroups, width, dtype):
+    inputs = {name: torch.randn(2, 7, ngroups * width, dtype=torch.float64) for name in ("y", "z")}
+    inputs["weight"] = torch.randn(ngroups * width, dtype=torch.float64)
+    for before in (False, True):
+        compare_backends(
+            gated_rms_norm, inputs, (), dtype, "triton", ngroups=ngroups, norm_before_gate=before, eps=1e-3
+        )
+    plain = {"x": inputs["y"], "weight": inputs["weight"]}
+    compare_backends(rms_norm, plain, (), dtype, "triton", eps=1e-3)
+    compare_backends(rms_norm, plain | {"weight": None}, (), dtype, "triton")
+
+
+def test_triton_takes_parts_of_a_projection():
+    """z and x are slices of one tensor, rows apart."""
+    device = "cuda" if GPU else "cpu"
+    whole = torch.randn(2, 5, 40, device=device)
+    y, z, weight = whole[..., 3:19], whole[..., 20:36], torch.randn(16, device=device)
+    assert_close(gated_rms_norm(y, z, weight, backend="triton"), gated_rms_norm(y, z, weight, backend="naive"), 1e-6)
 
 
 @pytest.mark.parametrize("ngroups", [1, 2])

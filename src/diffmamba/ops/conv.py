@@ -70,7 +70,7 @@ def causal_conv1d_torch(
     segment = None if seq_idx is None else torch.cat([seq_idx[:, :1].expand(-1, width), seq_idx], dim=1)
     taps = weight.to(x.dtype).t().contiguous()  # w i: the weights of a tap side by side, which vector loads need
     y = _TapSum.apply(padded, taps, None if bias is None else bias.to(x.dtype), segment, activation == "silu")
-    return ConvOutput(y, _last_inputs(padded, segment, lengths, width))
+    return ConvOutput(y, _last_inputs(x, initial_states, seq_idx, lengths, width))
 
 
 class _TapSum(torch.autograd.Function):
@@ -130,22 +130,44 @@ def _shifted(
 
 
 def _last_inputs(
-    padded: Float[Tensor, "b w_plus_l i"],
-    segment: Int[Tensor, "b w_plus_l"] | None,
+    x: Float[Tensor, "b l i"],
+    past: Float[Tensor, "b i w"] | None,
+    seq_idx: Int[Tensor, "b l"] | None,
     lengths: Int[Tensor, "b"] | None,
     width: int,
 ) -> Float[Tensor, "b i w"]:
     """The w inputs that end at the last real token, zero where they belong to an earlier packed sequence."""
-    if lengths is None:
-        window = padded[:, -width:]
-        owner = None if segment is None else segment[:, -width:]
-    else:
-        index = lengths[:, None] + torch.arange(width, device=lengths.device)
-        window = padded.gather(1, index[..., None].expand(-1, -1, padded.shape[2]))
-        owner = None if segment is None else segment.gather(1, index)
-    if owner is not None:
-        window = window * (owner == owner[:, -1:])[..., None]
-    return window.mT.contiguous()
+    batch, seqlen, channels = x.shape
+    if lengths is None and seq_idx is None and seqlen >= width:
+        return x[:, -width:].mT.contiguous()
+    ends = torch.full((batch,), seqlen, device=x.device) if lengths is None else lengths
+    source = ends[:, None] + torch.arange(-width, 0, device=x.device)  # b w; before the start it is negative
+    kept = source >= 0
+    window = x.gather(1, source.clamp(min=0)[..., None].expand(-1, -1, channels))
+    if past is not None:
+        before = past.mT.to(x.dtype).gather(1, (source + width).clamp(max=width - 1)[..., None].expand_as(window))
+        window, kept = torch.where(kept[..., None], window, before), torch.ones_like(kept)
+    if seq_idx is not None:
+        owner = seq_idx.gather(1, source.clamp(min=0))
+        kept = kept & (owner == owner[:, -1:])
+    return (window * kept[..., None]).mT.contiguous()
+
+
+def causal_conv1d_fused(
+    x: Float[Tensor, "b l i"],
+    weight: Float[Tensor, "i w"],
+    bias: Float[Tensor, "i"] | None = None,
+    *,
+    activation: str | None = "silu",
+    initial_states: Float[Tensor, "b i w"] | None = None,
+    seq_idx: Int[Tensor, "b l"] | None = None,
+    lengths: Int[Tensor, "b"] | None = None,
+) -> ConvOutput:
+    """Triton kernels; arguments as `causal_conv1d`."""
+    from .triton.conv import conv_triton  # Triton is not on every machine
+
+    y = conv_triton(x, weight, bias, activation=activation, initial_states=initial_states, seq_idx=seq_idx)
+    return ConvOutput(y, _last_inputs(x, initial_states, seq_idx, lengths, weight.shape[1]))
 
 
 def causal_conv1d_step(
@@ -184,13 +206,13 @@ def causal_conv1d(
         initial_states: the last w inputs before x (b i w), or None for zeros.
         seq_idx: which packed sequence each token belongs to (b l); nothing is read across a change.
         lengths: number of real tokens of each row (b); the rest is padding on the right, not kept in the state.
-        backend: "auto", "naive" or "torch".
+        backend: "auto", "naive", "torch" or "triton".
 
     Returns:
         y (b l i), and final_states (b i w): the last w inputs.
     """
     check_choice("activation", activation, ("silu", None))
-    compute = resolve("causal_conv1d", backend, {"naive": causal_conv1d_naive, "torch": causal_conv1d_torch}, x)
-    return compute(
+    backends = {"naive": causal_conv1d_naive, "torch": causal_conv1d_torch, "triton": causal_conv1d_fused}
+    return resolve("causal_conv1d", backend, backends, x)(
         x, weight, bias, activation=activation, initial_states=initial_states, seq_idx=seq_idx, lengths=lengths
     )

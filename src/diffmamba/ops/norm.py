@@ -75,7 +75,17 @@ def rms_norm(
     backend: Backend = "auto",
 ) -> Float[Tensor, "*batch i"]:
     """RMS norm over the last axis, in fp32 for half-precision inputs, returned in the dtype of x."""
-    return resolve("rms_norm", backend, {"naive": rms_norm_naive, "torch": rms_norm_torch}, x)(x, weight, eps=eps)
+    backends = {"naive": rms_norm_naive, "torch": rms_norm_torch, "triton": rms_norm_fused}
+    return resolve("rms_norm", backend, backends, x)(x, weight, eps=eps)
+
+
+def rms_norm_fused(
+    x: Float[Tensor, "*batch i"], weight: Float[Tensor, "i"] | None = None, *, eps: float = 1e-5
+) -> Float[Tensor, "*batch i"]:
+    """Triton kernels."""
+    from .triton.norm import norm_triton  # Triton is not on every machine
+
+    return norm_triton(x, None, weight, eps=eps)
 
 
 def gated_rms_norm_naive(
@@ -131,7 +141,23 @@ def gated_rms_norm(
         ngroups: the channels are normed in this many equal groups.
         eps: added to the mean square.
         norm_before_gate: order of the two.
-        backend: "auto", "naive" or "torch".
+        backend: "auto", "naive", "torch" or "triton".
     """
-    compute = resolve("gated_rms_norm", backend, {"naive": gated_rms_norm_naive, "torch": gated_rms_norm_torch}, y)
+    backends = {"naive": gated_rms_norm_naive, "torch": gated_rms_norm_torch, "triton": gated_rms_norm_fused}
+    compute = resolve("gated_rms_norm", backend, backends, y)
     return compute(y, z, weight, ngroups=ngroups, eps=eps, norm_before_gate=norm_before_gate)
+
+
+def gated_rms_norm_fused(
+    y: Float[Tensor, "*batch i"],
+    z: Float[Tensor, "*batch i"],
+    weight: Float[Tensor, "i"],
+    *,
+    ngroups: int = 1,
+    eps: float = 1e-5,
+    norm_before_gate: bool = False,
+) -> Float[Tensor, "*batch i"]:
+    """Triton kernels."""
+    from .triton.norm import norm_triton  # Triton is not on every machine
+
+    return norm_triton(y, z, weight, ngroups=ngroups, eps=eps, norm_before_gate=norm_before_gate)

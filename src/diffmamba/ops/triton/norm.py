@@ -1,0 +1,61 @@
+"""RMS norms on Triton kernels, with their gradients; nothing is kept but the inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .norm_kernels import norm_grads_kernel, norm_kernel
+
+PROGRAMS = 512
+"""Rows are dealt to this many programs in the backward pass, each with a partial gradient of the weight."""
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(rows, channels), without a copy if the rows are equally far apart."""
+    x = x.reshape(-1, x.shape[-1])
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, y: Tensor, z: Tensor | None, weight: Tensor | None, ngroups: int, eps: float, before: bool
+    ) -> Tensor:
+        rows, gates = _rows(y), None if z is None else _rows(z)
+        width = y.shape[-1] // ngroups
+        out = torch.empty(y.shape, dtype=y.dtype, device=y.device)
+        options: dict[str, Any] = {"GATE": z is not None, "BEFORE": before, "HAS_WEIGHT": weight is not None}
+        options |= {"N": triton.next_power_of_2(width)}
+        norm_kernel[(len(rows), ngroups)](
+            rows, gates, weight, out, rows.stride(0), 0 if gates is None else gates.stride(0), width, eps, **options
+        )
+        ctx.save_for_backward(y, z, weight)
+        ctx.width, ctx.eps, ctx.options = width, eps, options
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        y, z, weight = ctx.saved_tensors
+        rows, gates, douts = _rows(y), None if z is None else _rows(z), _rows(dout)
+        dy = torch.empty(y.shape, dtype=y.dtype, device=y.device)
+        dz = None if z is None else torch.empty(z.shape, dtype=z.dtype, device=z.device)
+        programs = min(len(rows), PROGRAMS)
+        dw = None if weight is None else torch.empty(programs, len(weight), dtype=torch.float32, device=y.device)
+        norm_grads_kernel[(programs, y.shape[-1] // ctx.width)](
+            rows, gates, weight, douts, dy, dz, dw, rows.stride(0), 0 if gates is None else gates.stride(0),
+            douts.stride(0), len(rows), ctx.width, ctx.eps, **ctx.options,
+        )  # fmt: skip
+        return dy, dz, None if dw is None or weight is None else dw.sum(0).to(weight.dtype), None, None, None
+
+
+def norm_triton(
+    y: Tensor, z: Tensor | None, weight: Tensor | None, *, ngroups: int = 1, eps: float, norm_before_gate: bool = False
+) -> Tensor:
+    """`gated_rms_norm`, or without z `rms_norm`, on Triton."""
+    return _Norm.apply(y, z, weight, ngroups, eps, norm_before_gate)
