@@ -73,18 +73,40 @@ TRITON_ON_GPU = {
     )
     for nheads, headdim, ngroups, d_state in [
         (8, 64, 1, 128), (8, 32, 2, 128), (8, 32, 2, 64), (4, 16, 2, 64), (4, 64, 2, 64), (2, 128, 1, 128),
-        (4, 128, 2, 64), (2, 64, 1, 256), (16, 32, 2, 32), (2, 16, 1, 16), (6, 64, 2, 128),
+        (4, 128, 2, 64), (2, 64, 1, 256), (16, 32, 2, 32), (2, 16, 1, 16), (2, 16, 1, 32), (6, 64, 2, 128),
     ]
 }  # fmt: skip
 
 
+TRITON_RUNS = [
+    (case, dtype)
+    for case, (inputs, _) in (TRITON_CASES | (TRITON_ON_GPU if GPU else {})).items()
+    for dtype in DTYPES
+    if dtype != torch.float32 or inputs["x"].shape[3] * inputs["B"].shape[3] <= 64 * 128
+]
+
+
 @pytest.mark.exact("the Triton kernels of the scan of Mamba-2 equal the loop, outputs, states and gradients")
 @pytest.mark.usefixtures("nan_filled_empty")
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", TRITON_CASES | (TRITON_ON_GPU if GPU else {}))
+@pytest.mark.parametrize("case, dtype", TRITON_RUNS)
 def test_triton_equals_naive(case, dtype):
     inputs, options = (TRITON_CASES | TRITON_ON_GPU)[case]
     compare_backends(ssd, inputs, LONG_SUMS, dtype, "triton", **options)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_heads_that_share_a_program(heads, dtype, monkeypatch):
+    monkeypatch.setattr("diffmamba.ops.triton.ssd._heads_a_program", lambda *_: heads)
+    sizes = {"batch": 1, "nheads": 8, "headdim": 64 if GPU else 5, "d_state": 128 if GPU else 16}
+    compare_backends(ssd, make(150, 2, **sizes), LONG_SUMS, dtype, "triton", dt_softplus=True)
+
+
+def test_too_large_for_the_kernels():
+    inputs = make(3, batch=1, nheads=1, headdim=128, d_state=128, dtype=torch.float32)
+    with pytest.raises(ValueError, match="at most 8192 numbers of torch.float32; got headdim 128 x d_state 128"):
+        ssd(**inputs, backend="triton")
+    ssd(**inputs)
 
 
 def test_triton_is_refused_where_it_cannot_run(monkeypatch):

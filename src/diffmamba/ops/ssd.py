@@ -85,6 +85,15 @@ def ssd_torch(
     return SSDOutput(y.flatten(2, 3), final_states)
 
 
+_FUSED_STATE = {2: 128 * 128, 4: 64 * 128}
+"""Bytes of a number -> headdim * d_state that the kernels' blocks have room for, as powers of two."""
+
+
+def _fits_fused(x: Float[Tensor, "b l h p"], B: Float[Tensor, "b l g n"]) -> bool:
+    headdim, d_state = (1 << (size - 1).bit_length() for size in (x.shape[3], B.shape[3]))
+    return headdim * d_state <= _FUSED_STATE.get(x.dtype.itemsize, 0)
+
+
 def ssd_fused(
     x: Float[Tensor, "b l h p"],
     dt: Float[Tensor, "b l h"],
@@ -94,6 +103,11 @@ def ssd_fused(
     **options: Any,
 ) -> SSDOutput:
     """Triton kernels for all of `ssd`, step sizes included; arguments as there."""
+    if not _fits_fused(x, B):
+        raise ValueError(
+            f"the Triton kernels of ssd hold a head's state of at most {_FUSED_STATE[x.dtype.itemsize]} numbers of "
+            f"{x.dtype}; got headdim {x.shape[3]} x d_state {B.shape[3]}. Use backend 'torch'."
+        )
     from .triton.ssd import ssd_triton  # Triton is not on every machine
 
     return SSDOutput(*ssd_triton(x, dt, A, B, C, **options))
@@ -167,7 +181,10 @@ def ssd(
     Returns:
         y (b l h p) in the dtype of x, and final_states (b h p n) in fp32 (fp64 for fp64 inputs).
     """
-    compute = resolve("ssd", backend, {"naive": ssd_naive, "torch": ssd_torch, "triton": ssd_fused}, x)
+    backends = {"naive": ssd_naive, "torch": ssd_torch, "triton": ssd_fused}
+    if backend == "auto" and not _fits_fused(x, B):
+        del backends["triton"]
+    compute = resolve("ssd", backend, backends, x)
     seq_idx = None if seq_idx is None else until_last_real(seq_idx, lengths)
     if compute is ssd_fused:
         return ssd_fused(

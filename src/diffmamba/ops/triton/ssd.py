@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,9 @@ from torch.autograd.function import once_differentiable
 from .ssd_kernels import grads_kernel, maps_kernel, outputs_kernel, states_kernel, steps_kernel
 
 CHUNK = 64
+MOST_HEADS = 1
+"""Heads that one program takes in turn. 8 forward and 16 backward are faster, and right in Triton's interpreter, but
+what Triton compiles of them has not been compared with the oracle on a GPU."""
 
 
 class _Steps(NamedTuple):
@@ -21,6 +25,11 @@ class _Steps(NamedTuple):
     softplus: bool
     limit: tuple[float, float]
     lengths: Tensor | None
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The limit, or none: a raw step may be negative if softplus is not taken."""
+        return (-math.inf, math.inf) if self.limit == (0.0, math.inf) else self.limit
 
 
 def _sizes(x: Tensor, B: Tensor) -> tuple[int, int, int, int]:
@@ -56,9 +65,8 @@ def _run_steps(dt: Tensor, A: Tensor, steps: _Steps) -> tuple[Tensor, Tensor]:
     batch, seqlen, nheads = dt.shape
     nchunks, H = triton.cdiv(seqlen, CHUNK), min(16, triton.next_power_of_2(nheads))
     step, cum = torch.empty(2, batch, nheads, nchunks * CHUNK, dtype=torch.float32, device=dt.device)
-    low = -float("inf") if steps.limit == (0.0, float("inf")) else steps.limit[0]
     steps_kernel[(nchunks, triton.cdiv(nheads, H), batch)](
-        dt, steps.bias, A, steps.lengths, step, cum, seqlen, nheads, low, steps.limit[1], *dt.stride()[:2],
+        dt, steps.bias, A, steps.lengths, step, cum, seqlen, nheads, *steps.bounds, *dt.stride()[:2],
         HAS_BIAS=steps.bias is not None, SOFTPLUS=steps.softplus, HAS_LENGTHS=steps.lengths is not None, Q=CHUNK, H=H,
     )  # fmt: skip
     return step, cum
@@ -93,9 +101,12 @@ class _SSD(torch.autograd.Function):
         states, end = _run_states(x, B, step, cum, first, seq_idx, reverse=False)
         y = torch.empty_like(x, memory_format=torch.contiguous_format)
         sizes, constants = _sizes(x, B), _constants(x, B, seq_idx)
-        R = _heads_a_program(sizes[2], 8, x.shape[0] * sizes[3] * sizes[1])
-        # With 4 warps, Triton 3.6 compiles narrow heads with a d_state of 64 to wrong code on Hopper.
-        warps = 8 if constants["P"] <= 32 and constants["N"] == 64 else 4
+        R = _heads_a_program(sizes[2], MOST_HEADS, x.shape[0] * sizes[3] * sizes[1])
+        warps = 4
+        if constants["P"] <= 32 and constants["N"] < 128:
+            # Triton 3.6 compiles such small blocks to wrong code on Hopper: with 4 warps outputs are wrong, and memory
+            # is read that is not there. Of this shape they are right.
+            warps, constants["N"] = 8, 64
         outputs_kernel[(sizes[3], sizes[1] // R, x.shape[0])](
             x, B, C, step, cum, seq_idx, states, D, y, *sizes, *x.stride()[:3], *B.stride()[:3], *C.stride()[:3],
             HAS_D=D is not None, D_HEADDIM=D is not None and D.dim() == 2, R=R, num_warps=warps, num_stages=3,
@@ -117,16 +128,15 @@ class _SSD(torch.autograd.Function):
         sizes, constants = _sizes(x, B), _constants(x, B, seq_idx)
         seqlen, nheads, heads_a_group, nchunks = sizes
         batch, wide = x.shape[0], constants["P"] > 32
-        R = _heads_a_program(heads_a_group, 16, batch * nchunks * nheads)
+        R = _heads_a_program(heads_a_group, MOST_HEADS, batch * nchunks * nheads)
         dx = torch.empty_like(x, memory_format=torch.contiguous_format)
         ddt = torch.empty(batch, seqlen, nheads, dtype=dt.dtype, device=x.device)
         dA = torch.empty(batch * nchunks, nheads, dtype=torch.float32, device=x.device)
         dD = None if D is None else torch.empty(batch * nchunks, *D.shape, dtype=torch.float32, device=x.device)
         dproducts = torch.empty(batch, nchunks, nheads // R, CHUNK, CHUNK, dtype=x.dtype, device=x.device)
-        low = -float("inf") if ctx.limit == (0.0, float("inf")) else ctx.limit[0]
         grads_kernel[(nchunks, nheads // R, batch)](
             x, dt, bias, A, B, C, D, dy, step, cum, seq_idx, lengths, states, dstates, dx, ddt, dA, dproducts, dD,
-            *sizes, low, ctx.limit[1], *x.stride()[:3], *B.stride()[:3], *C.stride()[:3], *dt.stride()[:2],
+            *sizes, *steps.bounds, *x.stride()[:3], *B.stride()[:3], *C.stride()[:3], *dt.stride()[:2],
             *dy.stride()[:3],
             HAS_BIAS=bias is not None, SOFTPLUS=ctx.softplus, HAS_LENGTHS=lengths is not None, HAS_D=D is not None,
             D_HEADDIM=D is not None and D.dim() == 2, R=R, num_warps=8 if wide else 4, num_stages=2 if wide else 1,
