@@ -202,6 +202,17 @@ def test_lossless_divides_by_meaning(tmp_path):
     assert torch.equal(ours.out_proj.weight[:, :32], theirs.out_proj.weight[:, :32])
 
 
+def test_lossless_divides_by_lambda_as_it_is_saved(tmp_path):
+    """In bf16 the bias of a token-wise lambda is rounded, and lambda with it."""
+    theirs = mamba2().bfloat16()
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = load_pretrained(tmp_path / "theirs", differential="lossless", lambda_policy="token")
+    for layer, vanilla in zip(ours.backbone.layers, theirs.backbone.layers, strict=True):
+        lam = layer.mixer.diff.lam.float()(torch.zeros(1, 1, 32)).double().flatten()
+        columns = vanilla.mixer.out_proj.weight[:, 32:].double() / -lam.repeat_interleave(32 // len(lam))
+        assert torch.equal(layer.mixer.out_proj.weight[:, 32:], columns.bfloat16())
+
+
 def test_lossless_with_an_even_number_of_groups_copies_nothing(tmp_path):
     theirs = mamba2(n_groups=4)
     theirs.save_pretrained(tmp_path / "theirs")

@@ -85,6 +85,14 @@ def test_positions_of_padded_rows_are_no_packing():
         assert_close(model(tokens, mask, position_ids=positions).logits[mask.bool()], oracle[mask.bool()], 1e-12)
 
 
+def test_two_ways_agree_whatever_stands_among_padding():
+    model, tokens = make({}), torch.randint(1, 32, (1, 9))
+    mask = torch.tensor([[1] * 7 + [0] * 2])
+    seq_idx, positions = torch.tensor([[0] * 3 + [1] * 6]), torch.tensor([[0, 1, 2, 0, 1, 2, 3, 0, 0]])
+    found = model(tokens, mask, seq_idx=seq_idx, position_ids=positions).logits
+    assert_close(found[:, :7], model(tokens[:, :7], seq_idx=seq_idx[:, :7]).logits, 1e-12)
+
+
 def test_a_number_may_come_back():
     """Only where it changes counts: chunks of the scan must not take the third sequence for more of the first."""
     tokens = torch.randint(1, 32, (2, 12))
