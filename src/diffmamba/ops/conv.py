@@ -154,20 +154,14 @@ def _last_inputs(
 
 
 def causal_conv1d_fused(
-    x: Float[Tensor, "b l i"],
-    weight: Float[Tensor, "i w"],
-    bias: Float[Tensor, "i"] | None = None,
-    *,
-    activation: str | None = "silu",
-    initial_states: Float[Tensor, "b i w"] | None = None,
-    seq_idx: Int[Tensor, "b l"] | None = None,
-    lengths: Int[Tensor, "b"] | None = None,
+    x: Float[Tensor, "b l i"], weight: Float[Tensor, "i w"], *others: Tensor | None, **options: Any
 ) -> ConvOutput:
     """Triton kernels; arguments as `causal_conv1d`."""
     from .triton.conv import conv_triton  # Triton is not on every machine
 
-    y = conv_triton(x, weight, bias, activation=activation, initial_states=initial_states, seq_idx=seq_idx)
-    return ConvOutput(y, _last_inputs(x, initial_states, seq_idx, lengths, weight.shape[1]))
+    past, seq_idx, lengths = options["initial_states"], options["seq_idx"], options.pop("lengths")
+    y = conv_triton(x, weight, *others, **options)
+    return ConvOutput(y, _last_inputs(x, past, seq_idx, lengths, weight.shape[1]))
 
 
 def causal_conv1d_step(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -75,17 +76,15 @@ def rms_norm(
     backend: Backend = "auto",
 ) -> Float[Tensor, "*batch i"]:
     """RMS norm over the last axis, in fp32 for half-precision inputs, returned in the dtype of x."""
-    backends = {"naive": rms_norm_naive, "torch": rms_norm_torch, "triton": rms_norm_fused}
+    backends: dict[str, Callable[..., Tensor]] = {"naive": rms_norm_naive, "torch": rms_norm_torch, "triton": _fused}
     return resolve("rms_norm", backend, backends, x)(x, weight, eps=eps)
 
 
-def rms_norm_fused(
-    x: Float[Tensor, "*batch i"], weight: Float[Tensor, "i"] | None = None, *, eps: float = 1e-5
-) -> Float[Tensor, "*batch i"]:
-    """Triton kernels."""
+def _fused(x: Tensor, weight: Tensor | None, **options: Any) -> Tensor:
+    """Triton kernels; with a gate `z` among the options, of the gated norm."""
     from .triton.norm import norm_triton  # Triton is not on every machine
 
-    return norm_triton(x, None, weight, eps=eps)
+    return norm_triton(x, weight, **options)
 
 
 def gated_rms_norm_naive(
@@ -143,21 +142,10 @@ def gated_rms_norm(
         norm_before_gate: order of the two.
         backend: "auto", "naive", "torch" or "triton".
     """
-    backends = {"naive": gated_rms_norm_naive, "torch": gated_rms_norm_torch, "triton": gated_rms_norm_fused}
+    backends: dict[str, Callable[..., Tensor]] = {
+        "naive": gated_rms_norm_naive,
+        "torch": gated_rms_norm_torch,
+        "triton": _fused,
+    }
     compute = resolve("gated_rms_norm", backend, backends, y)
-    return compute(y, z, weight, ngroups=ngroups, eps=eps, norm_before_gate=norm_before_gate)
-
-
-def gated_rms_norm_fused(
-    y: Float[Tensor, "*batch i"],
-    z: Float[Tensor, "*batch i"],
-    weight: Float[Tensor, "i"],
-    *,
-    ngroups: int = 1,
-    eps: float = 1e-5,
-    norm_before_gate: bool = False,
-) -> Float[Tensor, "*batch i"]:
-    """Triton kernels."""
-    from .triton.norm import norm_triton  # Triton is not on every machine
-
-    return norm_triton(y, z, weight, ngroups=ngroups, eps=eps, norm_before_gate=norm_before_gate)
+    return compute(y, z=z, weight=weight, ngroups=ngroups, eps=eps, norm_before_gate=norm_before_gate)

@@ -30,6 +30,23 @@ def _read(
 
 
 @triton.jit
+def _tap_sum(
+    x_ptr, w_ptr, bias_ptr, past_ptr, seq_ptr, b, t, i, inside, seqlen, channels, x_b, x_l,
+    HAS_BIAS: tl.constexpr, HAS_PAST: tl.constexpr, PACKED: tl.constexpr, W: tl.constexpr, T: tl.constexpr,
+    N: tl.constexpr,
+):  # fmt: skip
+    """What the SiLU is taken of."""
+    y = tl.zeros((T, N), tl.float32)
+    if HAS_BIAS:
+        y += tl.load(bias_ptr + i, i < channels, 0.0).to(tl.float32)[None, :]
+    for k in tl.static_range(W):
+        x = _read(x_ptr, past_ptr, seq_ptr, b, t, t - W + 1 + k, i, inside, seqlen, channels, x_b, x_l,
+                  HAS_PAST, PACKED, W)  # fmt: skip
+        y += x * tl.load(w_ptr + i * W + k, i < channels, 0.0).to(tl.float32)[None, :]
+    return y
+
+
+@triton.jit
 def conv_kernel(
     x_ptr, w_ptr, bias_ptr, past_ptr, seq_ptr, y_ptr, seqlen, channels, x_b, x_l,
     HAS_BIAS: tl.constexpr, HAS_PAST: tl.constexpr, PACKED: tl.constexpr, SILU: tl.constexpr,
@@ -38,13 +55,8 @@ def conv_kernel(
     b, t = tl.program_id(2), tl.program_id(0) * T + tl.arange(0, T)
     i = tl.program_id(1) * N + tl.arange(0, N)
     inside = (t < seqlen)[:, None] & (i < channels)[None, :]
-    y = tl.zeros((T, N), tl.float32)
-    if HAS_BIAS:
-        y += tl.load(bias_ptr + i, i < channels, 0.0).to(tl.float32)[None, :]
-    for k in tl.static_range(W):
-        x = _read(x_ptr, past_ptr, seq_ptr, b, t, t - W + 1 + k, i, inside, seqlen, channels, x_b, x_l,
-                  HAS_PAST, PACKED, W)  # fmt: skip
-        y += x * tl.load(w_ptr + i * W + k, i < channels, 0.0).to(tl.float32)[None, :]
+    y = _tap_sum(x_ptr, w_ptr, bias_ptr, past_ptr, seq_ptr, b, t, i, inside, seqlen, channels, x_b, x_l,
+                 HAS_BIAS, HAS_PAST, PACKED, W, T, N)  # fmt: skip
     if SILU:
         y *= tl.sigmoid(y)
     at = (b.to(tl.int64) * seqlen + t[:, None]) * channels + i[None, :]
@@ -63,13 +75,8 @@ def conv_sum_grads_kernel(
     inside = (t < seqlen)[:, None] & (i < channels)[None, :]
     dy = tl.load(dy_ptr + b.to(tl.int64) * dy_b + t[:, None] * dy_l + i[None, :], inside, 0.0).to(tl.float32)
     if SILU:
-        y = tl.zeros((T, N), tl.float32)
-        if HAS_BIAS:
-            y += tl.load(bias_ptr + i, i < channels, 0.0).to(tl.float32)[None, :]
-        for k in tl.static_range(W):
-            x = _read(x_ptr, past_ptr, seq_ptr, b, t, t - W + 1 + k, i, inside, seqlen, channels, x_b, x_l,
-                      HAS_PAST, PACKED, W)  # fmt: skip
-            y += x * tl.load(w_ptr + i * W + k, i < channels, 0.0).to(tl.float32)[None, :]
+        y = _tap_sum(x_ptr, w_ptr, bias_ptr, past_ptr, seq_ptr, b, t, i, inside, seqlen, channels, x_b, x_l,
+                     HAS_BIAS, HAS_PAST, PACKED, W, T, N)  # fmt: skip
         gate = tl.sigmoid(y)
         dy *= gate * (1.0 + y * (1.0 - gate))
     at = (b.to(tl.int64) * seqlen + t[:, None]) * channels + i[None, :]

@@ -55,7 +55,8 @@ class _Norm(torch.autograd.Function):
 
 
 def norm_triton(
-    y: Tensor, z: Tensor | None, weight: Tensor | None, *, ngroups: int = 1, eps: float, norm_before_gate: bool = False
-) -> Tensor:
-    """`gated_rms_norm`, or without z `rms_norm`, on Triton."""
+    y: Tensor, weight: Tensor | None, *, z: Tensor | None = None, ngroups: int = 1, eps: float = 1e-5,
+    norm_before_gate: bool = False,
+) -> Tensor:  # fmt: skip
+    """`rms_norm`, or with a gate z `gated_rms_norm`, on Triton."""
     return _Norm.apply(y, z, weight, ngroups, eps, norm_before_gate)
