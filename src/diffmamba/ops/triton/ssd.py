@@ -10,12 +10,16 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .ssd_kernels import grads_kernel, maps_kernel, outputs_kernel, states_kernel, steps_kernel
+from .ssd_kernels import (
+    inputs_grads_kernel,
+    maps_grads_kernel,
+    outputs_kernel,
+    states_kernel,
+    steps_grads_kernel,
+    steps_kernel,
+)
 
-CHUNK = 64
-MOST_HEADS = 1
-"""Heads that one program takes in turn. 8 forward and 16 backward are faster, and right in Triton's interpreter, but
-what Triton compiles of them has not been compared with the oracle on a GPU."""
+CHUNK, MOST_HEADS = 64, 16
 
 
 class _Steps(NamedTuple):
@@ -47,18 +51,23 @@ def _constants(x: Tensor, B: Tensor, seq_idx: Tensor | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _launch(x: Tensor, stages: int) -> dict[str, int]:
+    """Exact products of fp32 take more registers."""
+    return {"num_warps": 8, "num_stages": 1} if x.dtype == torch.float32 else {"num_warps": 4, "num_stages": stages}
+
+
 def _block(size: int, most: int = 1024) -> int:
     """A power of two, as blocks are, and at least the 16 of a matrix product."""
     return max(16, min(most, triton.next_power_of_2(size)))
 
 
-def _heads_a_program(heads: int, most: int, programs: int) -> int:
+def _heads_a_program(x: Tensor, B: Tensor) -> int:
     """How many heads share a program: as many as leave every multiprocessor some programs."""
-    while heads > most or (heads > 1 and heads % 2 == 0 and programs // heads < 512):
-        if heads % 2:
-            return 1
-        heads //= 2
-    return heads
+    _, nheads, heads, nchunks = _sizes(x, B)
+    programs, shared = x.shape[0] * nchunks * nheads, 1
+    while heads % (2 * shared) == 0 and shared < MOST_HEADS and programs // (2 * shared) >= 512:
+        shared *= 2
+    return shared
 
 
 def _run_steps(dt: Tensor, A: Tensor, steps: _Steps) -> tuple[Tensor, Tensor]:
@@ -73,21 +82,25 @@ def _run_steps(dt: Tensor, A: Tensor, steps: _Steps) -> tuple[Tensor, Tensor]:
 
 
 def _run_states(
-    v: Tensor, k: Tensor, step: Tensor, cum: Tensor, carry: Tensor | None, seq_idx: Tensor | None, *, reverse: bool
-) -> tuple[Tensor, Tensor]:
+    v: Tensor, k: Tensor, step: Tensor, cum: Tensor, carry: Tensor | None, seq_idx: Tensor | None,
+    S0: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
+    """States and the final one; or, given S0, their gradients, that of the first, and what passes through chunks."""
     batch, _, nheads, headdim = v.shape
     sizes, d_state = _sizes(v, k), k.shape[3]
+    P, N = _block(headdim, 64), _block(d_state, 128 if v.dtype.itemsize == 2 else 64)
+    while batch * nheads * triton.cdiv(headdim, P) * triton.cdiv(d_state, N) < 256 and N > 32:
+        N //= 2
+    nblocks = triton.cdiv(headdim, P) * triton.cdiv(d_state, N)
     states = torch.empty(batch, sizes[3], nheads, headdim, d_state, dtype=v.dtype, device=v.device)
     end = torch.empty(batch, nheads, headdim, d_state, dtype=torch.float32, device=v.device)
-    P, N = _block(headdim, 64), _block(d_state, 64)
-    if batch * nheads * triton.cdiv(headdim, P) * triton.cdiv(d_state, N) < 256:
-        P, N = min(P, 32), min(N, 32)
-    constants = _constants(v, k, seq_idx) | {"P": P, "N": N}
-    states_kernel[(triton.cdiv(headdim, P) * triton.cdiv(d_state, N), nheads, batch)](
-        v, k, step, cum, seq_idx, carry, states, end, *sizes, *v.stride()[:3], *k.stride()[:3],
-        REVERSE=reverse, HAS_CARRY=carry is not None, num_warps=4, num_stages=3, **constants,
+    through = None if S0 is None else torch.empty(batch, sizes[3], nheads, nblocks, device=v.device)
+    states_kernel[(nblocks, nheads, batch)](
+        v, k, step, cum, seq_idx, carry, S0, states, end, through, *sizes, *v.stride()[:3], *k.stride()[:3],
+        REVERSE=S0 is not None, HAS_CARRY=carry is not None, num_warps=4, num_stages=3,
+        **_constants(v, k, seq_idx) | {"P": P, "N": N},
     )  # fmt: skip
-    return states, end
+    return states, end, through
 
 
 class _SSD(torch.autograd.Function):
@@ -98,19 +111,17 @@ class _SSD(torch.autograd.Function):
         lengths: Tensor | None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         step, cum = _run_steps(dt, A, _Steps(bias, softplus, limit, lengths))
-        states, end = _run_states(x, B, step, cum, first, seq_idx, reverse=False)
+        states, end, _ = _run_states(x, B, step, cum, first, seq_idx)
         y = torch.empty_like(x, memory_format=torch.contiguous_format)
-        sizes, constants = _sizes(x, B), _constants(x, B, seq_idx)
-        R = _heads_a_program(sizes[2], MOST_HEADS, x.shape[0] * sizes[3] * sizes[1])
-        warps = 4
+        sizes, constants, R = _sizes(x, B), _constants(x, B, seq_idx), _heads_a_program(x, B)
+        launch = _launch(x, 3)
         if constants["P"] <= 32 and constants["N"] < 128:
             # Triton 3.6 compiles such small blocks to wrong code on Hopper: with 4 warps outputs are wrong, and memory
             # is read that is not there. Of this shape they are right.
-            warps, constants["N"] = 8, 64
+            launch["num_warps"], constants["N"] = 8, 64
         outputs_kernel[(sizes[3], sizes[1] // R, x.shape[0])](
             x, B, C, step, cum, seq_idx, states, D, y, *sizes, *x.stride()[:3], *B.stride()[:3], *C.stride()[:3],
-            HAS_D=D is not None, D_HEADDIM=D is not None and D.dim() == 2, R=R, num_warps=warps, num_stages=3,
-            **constants,
+            HAS_D=D is not None, D_HEADDIM=D is not None and D.dim() == 2, R=R, **launch, **constants,
         )  # fmt: skip
         ctx.save_for_backward(x, dt, A, B, C, D, bias, first, seq_idx, lengths)
         ctx.softplus, ctx.limit = softplus, limit
@@ -123,36 +134,62 @@ class _SSD(torch.autograd.Function):
         steps = _Steps(bias, ctx.softplus, ctx.limit, lengths)
         step, cum = _run_steps(dt, A, steps)
         dy = dy if dy.stride(-1) == 1 else dy.contiguous()
-        states, _ = _run_states(x, B, step, cum, first, seq_idx, reverse=False)
-        dstates, dfirst = _run_states(dy, C, step, cum, dend.contiguous(), seq_idx, reverse=True)
-        sizes, constants = _sizes(x, B), _constants(x, B, seq_idx)
-        seqlen, nheads, heads_a_group, nchunks = sizes
-        batch, wide = x.shape[0], constants["P"] > 32
-        R = _heads_a_program(heads_a_group, MOST_HEADS, batch * nchunks * nheads)
-        dx = torch.empty_like(x, memory_format=torch.contiguous_format)
-        ddt = torch.empty(batch, seqlen, nheads, dtype=dt.dtype, device=x.device)
-        dA = torch.empty(batch * nchunks, nheads, dtype=torch.float32, device=x.device)
-        dD = None if D is None else torch.empty(batch * nchunks, *D.shape, dtype=torch.float32, device=x.device)
-        dproducts = torch.empty(batch, nchunks, nheads // R, CHUNK, CHUNK, dtype=x.dtype, device=x.device)
-        grads_kernel[(nchunks, nheads // R, batch)](
-            x, dt, bias, A, B, C, D, dy, step, cum, seq_idx, lengths, states, dstates, dx, ddt, dA, dproducts, dD,
-            *sizes, *steps.bounds, *x.stride()[:3], *B.stride()[:3], *C.stride()[:3], *dt.stride()[:2],
-            *dy.stride()[:3],
-            HAS_BIAS=bias is not None, SOFTPLUS=ctx.softplus, HAS_LENGTHS=lengths is not None, HAS_D=D is not None,
-            D_HEADDIM=D is not None and D.dim() == 2, R=R, num_warps=8 if wide else 4, num_stages=2 if wide else 1,
-            **constants,
-        )  # fmt: skip
-        dB, dC = (torch.empty_like(m, memory_format=torch.contiguous_format) for m in (B, C))
-        for v, other, ends, out in ((dy, B, states, dC), (x, C, dstates, dB)):
-            maps_kernel[(nchunks, B.shape[2], batch)](
-                v, other, step, cum, seq_idx, ends, dproducts, out, *sizes, heads_a_group // R, *v.stride()[:3],
-                *other.stride()[:3], OF_C=out is dC, num_warps=4, num_stages=3, **constants,
-            )  # fmt: skip
-        return (
-            dx, ddt, dA.sum(0), dB, dC, None if dD is None else dD.sum(0),
-            None if bias is None else ddt.sum((0, 1), dtype=torch.float32), None if first is None else dfirst,
-            None, None, None, None,
-        )  # fmt: skip
+        states, _, _ = _run_states(x, B, step, cum, first, seq_idx)
+        dstates, dfirst, through = _run_states(dy, C, step, cum, dend.contiguous(), seq_idx, states)
+        sums = torch.empty(4, *step.shape, device=x.device)
+        dx, dD, dproducts = _inputs_grads(x, B, C, D, dy, step, cum, seq_idx, dstates, sums)
+        dC = _maps_grads(dy, C, B, step, cum, seq_idx, states, dproducts, sums[0], of_C=True)
+        dB = _maps_grads(x, B, C, step, cum, seq_idx, dstates, dproducts, sums[2], of_C=False)
+        ddt, dA, dbias = _steps_grads(dt, A, steps, step, sums, through)
+        return dx, ddt, dA, dB, dC, dD, dbias, None if first is None else dfirst, None, None, None, None
+
+
+def _inputs_grads(
+    x: Tensor, B: Tensor, C: Tensor, D: Tensor | None, dy: Tensor, step: Tensor, cum: Tensor, seq_idx: Tensor | None,
+    dstates: Tensor, sums: Tensor,
+) -> tuple[Tensor, Tensor | None, Tensor]:  # fmt: skip
+    batch, (_, nheads, _, nchunks), R = len(x), _sizes(x, B), _heads_a_program(x, B)
+    dx = torch.empty_like(x, memory_format=torch.contiguous_format)
+    dD = None if D is None else torch.empty(batch * nchunks, *D.shape, device=x.device)
+    dproducts = torch.empty(batch, nchunks, nheads // R, CHUNK, CHUNK, dtype=x.dtype, device=x.device)
+    inputs_grads_kernel[(nchunks, nheads // R, batch)](
+        x, B, C, D, dy, step, cum, seq_idx, dstates, dx, sums[1], sums[3], dD, dproducts, *_sizes(x, B),
+        *x.stride()[:3], *B.stride()[:3], *C.stride()[:3], *dy.stride()[:3], HAS_D=D is not None,
+        D_HEADDIM=D is not None and D.dim() == 2, R=R, **_launch(x, 1), **_constants(x, B, seq_idx),
+    )  # fmt: skip
+    return dx, None if dD is None else dD.sum(0), dproducts
+
+
+def _maps_grads(
+    v: Tensor, own: Tensor, other: Tensor, step: Tensor, cum: Tensor, seq_idx: Tensor | None, states: Tensor,
+    dproducts: Tensor, sums: Tensor, *, of_C: bool,
+) -> Tensor:  # fmt: skip
+    """dC, or dB, the gradient of `own`."""
+    nchunks, ngroups = dproducts.shape[1], own.shape[2]
+    out = torch.empty_like(own, memory_format=torch.contiguous_format)
+    maps_grads_kernel[(nchunks, ngroups, len(v))](
+        v, own, other, step, cum, seq_idx, states, dproducts, out, sums, *_sizes(v, own),
+        dproducts.shape[2] // ngroups, *v.stride()[:3], *own.stride()[:3], *other.stride()[:3], OF_C=of_C,
+        **_launch(v, 3 if v.shape[3] > 32 else 1), **_constants(v, own, seq_idx),
+    )  # fmt: skip
+    return out
+
+
+def _steps_grads(
+    dt: Tensor, A: Tensor, steps: _Steps, step: Tensor, sums: Tensor, through: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    assert through is not None
+    batch, seqlen, nheads = dt.shape
+    nchunks, H = through.shape[1], min(16, triton.next_power_of_2(nheads))
+    ddt = torch.empty(dt.shape, dtype=dt.dtype, device=dt.device)
+    dA = torch.empty(batch * nchunks, nheads, device=dt.device)
+    dbias = None if steps.bias is None else torch.empty_like(dA)
+    steps_grads_kernel[(nchunks, triton.cdiv(nheads, H), batch)](
+        dt, steps.bias, A, steps.lengths, step, sums, through, ddt, dA, dbias, seqlen, nheads, through.shape[3],
+        step.numel(), *steps.bounds, *dt.stride()[:2], HAS_BIAS=steps.bias is not None, SOFTPLUS=steps.softplus,
+        HAS_LENGTHS=steps.lengths is not None, Q=CHUNK, H=H,
+    )  # fmt: skip
+    return ddt, dA.sum(0), None if dbias is None else dbias.sum(0)
 
 
 def ssd_triton(
