@@ -1,7 +1,8 @@
 """Kernels of the causal depthwise convolution and its SiLU, forward and backward.
 
-A program has T tokens of N channels. W taps; tap k of token t reads the input of token t - W + 1 + k, which before the
-start is in the state `past` (b i w), newest last.
+A program has N channels and goes through a stretch of tokens, U at a time, so that each input is read once: the last W
+of them, one a tap, stay in registers. Tap j of token t reads the input of token t - W + 1 + j; before the start that is
+in the state `past` (b i w), newest last. `age` is how many tokens of its packed sequence a token has before it.
 """
 
 import triton
@@ -9,109 +10,146 @@ import triton.language as tl
 
 
 @triton.jit
-def _read(
-    x_ptr, past_ptr, seq_ptr, b, t, source, i, inside, seqlen, channels, x_b, x_l,
-    HAS_PAST: tl.constexpr, PACKED: tl.constexpr, W: tl.constexpr,
-):  # fmt: skip
-    """The input of the token `source` as the token t reads it: 0 across the border of packed sequences."""
-    here = inside & (source >= 0)[:, None]
-    if PACKED:
-        own = tl.load(seq_ptr + b * seqlen + t, (t >= 0) & (t < seqlen), -1)
-        its = tl.load(seq_ptr + b * seqlen + tl.maximum(source, 0), source < seqlen, -2)
-        here = here & (own == its)[:, None]
-    x = tl.load(x_ptr + b.to(tl.int64) * x_b + source[:, None] * x_l + i[None, :], here, 0.0).to(tl.float32)
-    if HAS_PAST:
-        before = inside & (source < 0)[:, None]
-        if PACKED:
-            before = before & (own == its)[:, None]
-        at = (b * channels + i)[None, :] * W + (source + W)[:, None]
-        x += tl.load(past_ptr + at, before, 0.0).to(tl.float32)
-    return x
+def _mask(i, channels, condition):
+    """The channels that exist, or none: Triton's interpreter takes no mask that is made from a single number."""
+    return i < tl.where(condition, channels, 0)
 
 
 @triton.jit
-def _tap_sum(
-    x_ptr, w_ptr, bias_ptr, past_ptr, seq_ptr, b, t, i, inside, seqlen, channels, x_b, x_l,
-    HAS_BIAS: tl.constexpr, HAS_PAST: tl.constexpr, PACKED: tl.constexpr, W: tl.constexpr, T: tl.constexpr,
-    N: tl.constexpr,
+def _before(
+    x_ptr, past_ptr, taps_ptr, seq_ptr, t, i, channels, seqlen, x_l,
+    HAS_PAST: tl.constexpr, PACKED: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
+    """The W - 1 inputs before token t, the taps, and the age of token t - 1. `x_ptr` points at t, `seq_ptr` at 0."""
+    window, taps, age = (), (), t * 0 + W
+    for j in tl.static_range(W):
+        taps += (tl.load(taps_ptr + i * W + j, i < channels, 0.0).to(tl.float32),)
+    for j in tl.static_range(W - 1):
+        u = t - W + 1 + j
+        x = tl.load(x_ptr + (j - W + 1) * x_l + i, _mask(i, channels, u >= 0), 0.0).to(tl.float32)
+        if HAS_PAST:
+            x += tl.load(past_ptr + i * W + u + W, _mask(i, channels, u < 0), 0.0).to(tl.float32)
+        window += (x,)
+        age = _age(seq_ptr, age, u, seqlen, PACKED)
+    return window, taps, age
+
+
+@triton.jit
+def _age(seq_ptr, age, t, seqlen, PACKED: tl.constexpr):
+    if PACKED:
+        inside = (t > 0) & (t < seqlen)
+        own = tl.load(seq_ptr + t, inside, 0)
+        return tl.where(own == tl.load(seq_ptr + t - 1, inside, 0), age + 1, 0)
+    return age
+
+
+@triton.jit
+def _rows(ptr, first, t, i, channels, seqlen, stride, U: tl.constexpr):
+    """U rows, loaded before any is used."""
+    rows = ()
+    for j in tl.static_range(U):
+        mask = _mask(i, channels, t + j < seqlen)
+        rows += (tl.load(ptr + (first + j) * stride + i, mask, 0.0).to(tl.float32),)
+    return rows
+
+
+@triton.jit
+def _tap_sum(bias, window, taps, age, PACKED: tl.constexpr, W: tl.constexpr):
     """What the SiLU is taken of."""
-    y = tl.zeros((T, N), tl.float32)
-    if HAS_BIAS:
-        y += tl.load(bias_ptr + i, i < channels, 0.0).to(tl.float32)[None, :]
-    for k in tl.static_range(W):
-        x = _read(x_ptr, past_ptr, seq_ptr, b, t, t - W + 1 + k, i, inside, seqlen, channels, x_b, x_l,
-                  HAS_PAST, PACKED, W)  # fmt: skip
-        y += x * tl.load(w_ptr + i * W + k, i < channels, 0.0).to(tl.float32)[None, :]
+    y = bias
+    for j in tl.static_range(W):
+        y += window[j] * tl.where(age >= W - 1 - j, taps[j], 0.0) if PACKED else window[j] * taps[j]
     return y
 
 
 @triton.jit
+def _bias(bias_ptr, i, channels, HAS_BIAS: tl.constexpr):
+    if HAS_BIAS:
+        return tl.load(bias_ptr + i, i < channels, 0.0).to(tl.float32)
+    return i * 0.0
+
+
+@triton.jit
 def conv_kernel(
-    x_ptr, w_ptr, bias_ptr, past_ptr, seq_ptr, y_ptr, seqlen, channels, x_b, x_l,
+    x_ptr, taps_ptr, bias_ptr, past_ptr, seq_ptr, y_ptr, seqlen, channels, x_b, x_l,
     HAS_BIAS: tl.constexpr, HAS_PAST: tl.constexpr, PACKED: tl.constexpr, SILU: tl.constexpr,
-    W: tl.constexpr, T: tl.constexpr, N: tl.constexpr,
+    W: tl.constexpr, T: tl.constexpr, U: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    b, t = tl.program_id(2), tl.program_id(0) * T + tl.arange(0, T)
+    t0, b = tl.program_id(0) * T, tl.program_id(2).to(tl.int64)
     i = tl.program_id(1) * N + tl.arange(0, N)
-    inside = (t < seqlen)[:, None] & (i < channels)[None, :]
-    y = _tap_sum(x_ptr, w_ptr, bias_ptr, past_ptr, seq_ptr, b, t, i, inside, seqlen, channels, x_b, x_l,
-                 HAS_BIAS, HAS_PAST, PACKED, W, T, N)  # fmt: skip
-    if SILU:
-        y *= tl.sigmoid(y)
-    at = (b.to(tl.int64) * seqlen + t[:, None]) * channels + i[None, :]
-    tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), inside)
+    x_ptr += b * x_b + t0.to(tl.int64) * x_l
+    y_ptr += (b * seqlen + t0) * channels
+    if HAS_PAST:
+        past_ptr += b * channels * W
+    if PACKED:
+        seq_ptr += b * seqlen
+    bias = _bias(bias_ptr, i, channels, HAS_BIAS)
+    window, taps, age = _before(x_ptr, past_ptr, taps_ptr, seq_ptr, t0, i, channels, seqlen, x_l, HAS_PAST, PACKED, W)
+    for r in range(0, T, U):
+        rows = _rows(x_ptr, r, t0 + r, i, channels, seqlen, x_l, U)
+        for u in tl.static_range(U):
+            t = t0 + r + u
+            window += (rows[u],)
+            age = _age(seq_ptr, age, t, seqlen, PACKED)
+            y = _tap_sum(bias, window, taps, age, PACKED, W)
+            if SILU:
+                y *= tl.sigmoid(y)
+            tl.store(y_ptr + (r + u) * channels + i, y.to(y_ptr.dtype.element_ty), _mask(i, channels, t < seqlen))
+            window = window[1:]
 
 
 @triton.jit
-def conv_sum_grads_kernel(
-    x_ptr, w_ptr, bias_ptr, past_ptr, seq_ptr, dy_ptr, dsum_ptr, dw_ptr, seqlen, channels, x_b, x_l, dy_b, dy_l,
+def conv_grads_kernel(
+    x_ptr, taps_ptr, bias_ptr, past_ptr, seq_ptr, dy_ptr, dx_ptr, dpast_ptr, dtaps_ptr,
+    seqlen, channels, x_b, x_l, dy_b, dy_l,
     HAS_BIAS: tl.constexpr, HAS_PAST: tl.constexpr, PACKED: tl.constexpr, SILU: tl.constexpr,
-    W: tl.constexpr, T: tl.constexpr, N: tl.constexpr,
+    W: tl.constexpr, T: tl.constexpr, U: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of the sum before the SiLU, and what these tokens give to the taps and, as tap W, to the bias."""
-    b, t = tl.program_id(2), tl.program_id(0) * T + tl.arange(0, T)
+    """dx of T tokens, for which W - 1 more are gone through, those that read them; and what the T give to the taps
+    and, as tap W, to the bias.
+    """
+    t0, b = tl.program_id(0) * T, tl.program_id(2).to(tl.int64)
     i = tl.program_id(1) * N + tl.arange(0, N)
-    inside = (t < seqlen)[:, None] & (i < channels)[None, :]
-    dy = tl.load(dy_ptr + b.to(tl.int64) * dy_b + t[:, None] * dy_l + i[None, :], inside, 0.0).to(tl.float32)
-    if SILU:
-        y = _tap_sum(x_ptr, w_ptr, bias_ptr, past_ptr, seq_ptr, b, t, i, inside, seqlen, channels, x_b, x_l,
-                     HAS_BIAS, HAS_PAST, PACKED, W, T, N)  # fmt: skip
-        gate = tl.sigmoid(y)
-        dy *= gate * (1.0 + y * (1.0 - gate))
-    at = (b.to(tl.int64) * seqlen + t[:, None]) * channels + i[None, :]
-    tl.store(dsum_ptr + at, dy.to(dsum_ptr.dtype.element_ty), inside)
-    part = dw_ptr + (b * tl.num_programs(0) + tl.program_id(0)) * (W + 1) * channels
-    for k in tl.static_range(W):
-        x = _read(x_ptr, past_ptr, seq_ptr, b, t, t - W + 1 + k, i, inside, seqlen, channels, x_b, x_l,
-                  HAS_PAST, PACKED, W)  # fmt: skip
-        tl.store(part + k * channels + i, tl.sum(x * dy, 0), i < channels)
-    tl.store(part + W * channels + i, tl.sum(dy, 0), i < channels)
-
-
-@triton.jit
-def conv_input_grads_kernel(
-    dsum_ptr, w_ptr, seq_ptr, dx_ptr, dpast_ptr, seqlen, channels,
-    HAS_PAST: tl.constexpr, PACKED: tl.constexpr, W: tl.constexpr, T: tl.constexpr, N: tl.constexpr,
-):  # fmt: skip
-    """Gradient of each input, from the tokens that read it; with HAS_PAST the first W are those of the state."""
-    b, t = tl.program_id(2), tl.program_id(0) * T + tl.arange(0, T)
+    x_ptr += b * x_b + t0.to(tl.int64) * x_l
+    dy_ptr += b * dy_b + t0.to(tl.int64) * dy_l
+    dx_ptr += (b * seqlen + t0) * channels
     if HAS_PAST:
-        t -= W
-    i = tl.program_id(1) * N + tl.arange(0, N)
-    dx = tl.zeros((T, N), tl.float32)
-    for k in tl.static_range(W):
-        reader = t + W - 1 - k
-        kept = (reader >= 0) & (reader < seqlen)
-        if PACKED:
-            own = tl.load(seq_ptr + b * seqlen + tl.minimum(tl.maximum(t, 0), seqlen - 1))
-            kept = kept & (own == tl.load(seq_ptr + b * seqlen + reader, kept, -1))
-        at = (b.to(tl.int64) * seqlen + reader[:, None]) * channels + i[None, :]
-        dsum = tl.load(dsum_ptr + at, kept[:, None] & (i < channels)[None, :], 0.0).to(tl.float32)
-        dx += dsum * tl.load(w_ptr + i * W + k, i < channels, 0.0).to(tl.float32)[None, :]
-    inside = ((t >= 0) & (t < seqlen))[:, None] & (i < channels)[None, :]
-    at = (b.to(tl.int64) * seqlen + t[:, None]) * channels + i[None, :]
-    tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), inside)
-    if HAS_PAST:
-        at = (b * channels + i)[None, :] * W + (t + W)[:, None]
-        tl.store(dpast_ptr + at, dx, (t < 0)[:, None] & (i < channels)[None, :])
+        past_ptr += b * channels * W
+    if PACKED:
+        seq_ptr += b * seqlen
+    bias = _bias(bias_ptr, i, channels, HAS_BIAS)
+    window, taps, age = _before(x_ptr, past_ptr, taps_ptr, seq_ptr, t0, i, channels, seqlen, x_l, HAS_PAST, PACKED, W)
+    dtaps, dwindow = (i * 0.0,), ()
+    for _ in tl.static_range(W):
+        dtaps += (i * 0.0,)
+    for _ in tl.static_range(W - 1):
+        dwindow += (i * 0.0,)
+    for r in range(0, T + W - 1, U):
+        rows = _rows(x_ptr, r, t0 + r, i, channels, seqlen, x_l, U)
+        drows = _rows(dy_ptr, r, t0 + r, i, channels, seqlen, dy_l, U)
+        for u in tl.static_range(U):
+            t = t0 + r + u
+            window += (rows[u],)
+            dwindow += (i * 0.0,)
+            age = _age(seq_ptr, age, t, seqlen, PACKED)
+            dsum = drows[u]
+            if SILU:
+                y = _tap_sum(bias, window, taps, age, PACKED, W)
+                gate = tl.sigmoid(y)
+                dsum *= gate * (1.0 + y * (1.0 - gate))
+            own, added, read = tl.where(t < t0 + T, dsum, 0.0), (), ()
+            for j in tl.static_range(W):
+                reads = age >= W - 1 - j
+                added += (dtaps[j] + (tl.where(reads, own, 0.0) if PACKED else own) * window[j],)
+                read += (dwindow[j] + (tl.where(reads, dsum, 0.0) if PACKED else dsum) * taps[j],)
+            added += (dtaps[W] + own,)
+            dtaps = added
+            s = t - W + 1  # all that read it have been gone through
+            done = _mask(i, channels, (s >= t0) & (s < t0 + T) & (s < seqlen))
+            tl.store(dx_ptr + (r + u - W + 1) * channels + i, read[0].to(dx_ptr.dtype.element_ty), done)
+            if HAS_PAST:
+                tl.store(dpast_ptr + (b * channels + i) * W + s + W, read[0], _mask(i, channels, s < 0))
+            window, dwindow = window[1:], read[1:]
+    dtaps_ptr += (b * tl.num_programs(0) + tl.program_id(0)) * (W + 1) * channels
+    for j in tl.static_range(W + 1):
+        tl.store(dtaps_ptr + j * channels + i, dtaps[j], i < channels)
