@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from .norm_kernels import norm_grads_kernel, norm_kernel
 
-PROGRAMS = 512
+PROGRAMS = 1024
 """Rows are dealt to this many programs in the backward pass, each with a partial gradient of the weight."""
 
 
@@ -29,13 +29,18 @@ class _Norm(torch.autograd.Function):
         rows, gates = _rows(y), None if z is None else _rows(z)
         width = y.shape[-1] // ngroups
         out = torch.empty(y.shape, dtype=y.dtype, device=y.device)
-        options: dict[str, Any] = {"GATE": z is not None, "BEFORE": before, "HAS_WEIGHT": weight is not None}
+        options: dict[str, Any] = {
+            "EPS": eps,
+            "GATE": z is not None,
+            "BEFORE": before,
+            "HAS_WEIGHT": weight is not None,
+        }
         options |= {"N": triton.next_power_of_2(width)}
         norm_kernel[(len(rows), ngroups)](
-            rows, gates, weight, out, rows.stride(0), 0 if gates is None else gates.stride(0), width, eps, **options
+            rows, gates, weight, out, rows.stride(0), 0 if gates is None else gates.stride(0), width, **options
         )
         ctx.save_for_backward(y, z, weight)
-        ctx.width, ctx.eps, ctx.options = width, eps, options
+        ctx.width, ctx.options = width, options
         return out
 
     @staticmethod
@@ -49,7 +54,7 @@ class _Norm(torch.autograd.Function):
         dw = None if weight is None else torch.empty(programs, len(weight), dtype=torch.float32, device=y.device)
         norm_grads_kernel[(programs, y.shape[-1] // ctx.width)](
             rows, gates, weight, douts, dy, dz, dw, rows.stride(0), 0 if gates is None else gates.stride(0),
-            douts.stride(0), len(rows), ctx.width, ctx.eps, **ctx.options,
+            douts.stride(0), len(rows), ctx.width, **ctx.options,
         )  # fmt: skip
         return dy, dz, None if dw is None or weight is None else dw.sum(0).to(weight.dtype), None, None, None
 

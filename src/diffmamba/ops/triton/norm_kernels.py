@@ -20,14 +20,14 @@ def _load(y_ptr, z_ptr, row, columns, mask, y_stride, z_stride, GATE: tl.constex
 
 @triton.jit
 def norm_kernel(
-    y_ptr, z_ptr, w_ptr, out_ptr, y_stride, z_stride, width, eps,
-    GATE: tl.constexpr, BEFORE: tl.constexpr, HAS_WEIGHT: tl.constexpr, N: tl.constexpr,
+    y_ptr, z_ptr, w_ptr, out_ptr, y_stride, z_stride, width,
+    EPS: tl.constexpr, GATE: tl.constexpr, BEFORE: tl.constexpr, HAS_WEIGHT: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     row, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n = tl.arange(0, N)
     mask, columns = n < width, group * width + n
     _, z, gate, x = _load(y_ptr, z_ptr, row, columns, mask, y_stride, z_stride, GATE, BEFORE)
-    out = x * (1.0 / tl.sqrt(tl.sum(x * x, 0) / width + eps))
+    out = x * (1.0 / tl.sqrt(tl.sum(x * x, 0) / width + EPS))
     if HAS_WEIGHT:
         out *= tl.load(w_ptr + columns, mask, 0.0).to(tl.float32)
     if GATE and BEFORE:
@@ -37,8 +37,8 @@ def norm_kernel(
 
 @triton.jit
 def norm_grads_kernel(
-    y_ptr, z_ptr, w_ptr, dout_ptr, dy_ptr, dz_ptr, dw_ptr, y_stride, z_stride, dout_stride, nrows, width, eps,
-    GATE: tl.constexpr, BEFORE: tl.constexpr, HAS_WEIGHT: tl.constexpr, N: tl.constexpr,
+    y_ptr, z_ptr, w_ptr, dout_ptr, dy_ptr, dz_ptr, dw_ptr, y_stride, z_stride, dout_stride, nrows, width,
+    EPS: tl.constexpr, GATE: tl.constexpr, BEFORE: tl.constexpr, HAS_WEIGHT: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """A program goes through every so many rows, and adds up what they give to the weight."""
     first, group = tl.program_id(0), tl.program_id(1)
@@ -53,7 +53,7 @@ def norm_grads_kernel(
         row = first.to(tl.int64) * 0 + i
         y, z, gate, x = _load(y_ptr, z_ptr, row, columns, mask, y_stride, z_stride, GATE, BEFORE)
         dout = tl.load(dout_ptr + row * dout_stride + columns, mask, 0.0).to(tl.float32)
-        scale = 1.0 / tl.sqrt(tl.sum(x * x, 0) / width + eps)
+        scale = 1.0 / tl.sqrt(tl.sum(x * x, 0) / width + EPS)
         normed = x * scale
         slope = gate * (1.0 + z * (1.0 - gate))  # of silu at z
         if GATE and BEFORE:
