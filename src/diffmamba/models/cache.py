@@ -72,8 +72,10 @@ def read_state(cache: Cache, layer_idx: int) -> MixerState | None:
     return MixerState(*(state.clone() for state in states)) if torch.is_grad_enabled() else states
 
 
-def write_state(cache: Cache, layer_idx: int, state: MixerState) -> None:
-    """Copy a state into the cache's buffers, whose addresses stay the same."""
+def write_state(cache: Cache, layer_idx: int, state: MixerState, dtype: str | None = None) -> None:
+    """Copy a state into the cache's buffers, whose addresses stay the same; that of the scan in `dtype`."""
+    if dtype is not None:
+        state = state._replace(ssm_state=state.ssm_state.to(getattr(torch, dtype)))
     if not isinstance(cache.layers[layer_idx], StateLayer):  # whoever made the cache, `generate` or a user
         cache.layers[layer_idx] = StateLayer()
     # The cache appends conv inputs and keeps the last d_conv of them: a whole window replaces what was there.
@@ -125,5 +127,6 @@ def load_state(path: Path | str, model: PreTrainedModel) -> Cache:
     tensors = {name: weights.read(name).to(value) for name, value in empty.items()}
     check_finite(f"the state in {path}", tensors.items())
     for layer_idx in range(len(cache.layers)):
-        write_state(cache, layer_idx, MixerState(*(tensors[f"layers.{layer_idx}.{n}"] for n in MixerState._fields)))
+        state = MixerState(*(tensors[f"layers.{layer_idx}.{name}"] for name in MixerState._fields))
+        write_state(cache, layer_idx, state, model.config.state_dtype)
     return cache

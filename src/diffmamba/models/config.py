@@ -39,6 +39,8 @@ class DiffMambaConfig(PreTrainedConfig):
         dropout: on every residual branch.
         norm_epsilon: of all RMS norms but N.
         residual_in_fp32: keep the residual stream in fp32.
+        state_dtype: of the scan's state between calls, "bfloat16" for half the memory and traffic of a decode step;
+            None for fp32. Sums are taken in fp32 either way.
         initializer_range: standard deviation of the embedding.
         rescale_prenorm_residual: divide what writes to the residual stream by sqrt(number of writers) at the start.
 
@@ -89,6 +91,7 @@ class DiffMambaConfig(PreTrainedConfig):
     dropout: float = 0.0
     norm_epsilon: float = 1e-5
     residual_in_fp32: bool = True
+    state_dtype: str | None = None
     initializer_range: float = 0.02
     rescale_prenorm_residual: bool = True
     tie_word_embeddings: bool = True
@@ -123,6 +126,7 @@ class DiffMambaConfig(PreTrainedConfig):
             self._require(name, isinstance(getattr(self, name), bool), "True or False")
         known = (None, *_DTYPES, *(getattr(torch, dtype) for dtype in _DTYPES))
         self._require("dtype", self.dtype in known, f"one of {', '.join(_DTYPES)}")
+        self._require("state_dtype", self.state_dtype in (None, *_DTYPES), f"None or one of {', '.join(_DTYPES)}")
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             ids = getattr(self, name) if isinstance(getattr(self, name), list) else [getattr(self, name)]
             self._require(name, all(i is None or _whole(i, least=-1) for i in ids), "None or a token id")

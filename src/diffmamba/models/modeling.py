@@ -15,6 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from ..layers import MLP, Mamba, Mamba2, MixerState, MLPKind, RMSNorm, init_weights
 from .cache import check_cache, read_state, write_state
 from .config import LAYERS, DiffMambaConfig
+from .decoding import replayed_step
 from .loading import check_checkpoint
 from .outputs import DiffMambaCausalLMOutput, DiffMambaOutput
 from .packing import packed_sequences
@@ -169,7 +170,7 @@ class DiffMambaModel(DiffMambaPreTrainedModel):
             state = None if cache_params is None else read_state(cache_params, layer_idx)
             x, state = layer(x, state, seq_idx, lengths)
             if cache_params is not None:
-                write_state(cache_params, layer_idx, state)
+                write_state(cache_params, layer_idx, state, self.config.state_dtype)
             if output_hidden_states:
                 all_hidden.append(x)
         x = self.norm_f(x).to(self.norm_f.weight.dtype)
@@ -252,6 +253,14 @@ class DiffMambaForCausalLM(DiffMambaPreTrainedModel, GenerationMixin):
         """
         if output_attentions:
             raise ValueError("`output_attentions` is not supported: a Mamba model has no attention weights")
+        others = (attention_mask, inputs_embeds, seq_idx, position_ids, cu_seqlens, labels)
+        hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        plain = not hidden and (self.config.use_cache if use_cache is None else use_cache)
+        if plain and isinstance(logits_to_keep, int) and all(other is None for other in others):
+            logits = replayed_step(self, input_ids, cache_params)
+            if logits is not None:
+                output = DiffMambaCausalLMOutput(None, logits, cache_params, None)
+                return output.to_tuple() if return_dict is False else output
         outputs = self.backbone(
             input_ids,
             attention_mask,

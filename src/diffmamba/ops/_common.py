@@ -20,6 +20,11 @@ Backend = Literal["auto", "naive", "torch", "triton"]
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
+def has_triton() -> bool:
+    """Whether the package is installed; its kernels also need a GPU."""
+    return _HAS_TRITON
+
+
 def resolve(op: str, backend: str, implementations: Mapping[str, Callable[..., Any]], x: Tensor) -> Callable[..., Any]:
     """The function that computes `op` on `x`. "auto" takes the fastest there is; a backend by name never falls back.
 
@@ -40,7 +45,7 @@ def resolve(op: str, backend: str, implementations: Mapping[str, Callable[..., A
 
 def _missing(x: Tensor) -> str:
     """What Triton kernels lack to run on x, or nothing."""
-    if not _HAS_TRITON:
+    if not has_triton():
         return "needs the package triton, which is not installed"
     if not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         return f"needs a tensor on a GPU (or TRITON_INTERPRET=1, for tests); got one on {x.device.type}"

@@ -1,0 +1,219 @@
+"""Decoding on a GPU: the step of one token is recorded once as a CUDA graph, and replayed for all that follow.
+
+A stack of plain Mamba-2 layers is recorded as the fused kernels of `ops.triton.decode`, anything else as its ordinary
+forward pass. The graph has a state of its own, which it lends to one cache at a time.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, PreTrainedModel
+
+from ..layers import DiffMamba2, Mamba2, MixerState, RMSNorm
+from ..layers.linear import Linear
+from ..ops import has_triton
+from .cache import StateLayer, read_state, write_state
+
+if TYPE_CHECKING:
+    from ..ops.triton.decode import Folded
+
+_STEPS: weakref.WeakKeyDictionary[PreTrainedModel, _StepGraph] = weakref.WeakKeyDictionary()
+
+
+def replayed_step(model: PreTrainedModel, input_ids: Tensor | None, cache: Cache | None) -> Tensor | None:
+    """Logits (b 1 v) of one token after those in `cache`, which is brought up to date; None where no graph can serve.
+
+    It cannot while training, compiling or under autocast; with hooks on modules, which a replay would not call; for
+    more than one token; and for caches that grow.
+    """
+    if input_ids is None or cache is None or not input_ids.is_cuda or input_ids.shape[1] != 1:
+        return None
+    if torch.is_grad_enabled() or model.training or torch.compiler.is_compiling():
+        return None
+    if torch.is_autocast_enabled("cuda") or torch.cuda.is_current_stream_capturing():
+        return None
+    if not all(isinstance(layer, StateLayer) and layer.has_previous_state[0] for layer in cache.layers):
+        return None
+    step = _STEPS.get(model)
+    if step is not None and step.serves(input_ids, cache):
+        return step(input_ids)
+    if step is None or not step.fits(model, input_ids):
+        if step is not None:
+            step.release()
+        _STEPS.pop(model, None)
+        if not _recordable(model):
+            return None
+        step = _STEPS[model] = _StepGraph(model, input_ids, cache)
+    step.lend(cache)
+    return step(input_ids)
+
+
+def _recordable(model: PreTrainedModel) -> bool:
+    hooked = any(m._forward_hooks or m._forward_pre_hooks or hasattr(m, "_hf_hook") for m in model.modules())
+    return not hooked and len({parameter.device for parameter in model.parameters()}) == 1
+
+
+def _marks(parameters: list[Tensor]) -> list[tuple[int, int]]:
+    """Change when a weight is moved or written to: the graph knows weights by address, and some by value."""
+    return [(parameter.data_ptr(), parameter._version) for parameter in parameters]
+
+
+class _StepGraph:
+    """The recorded step of a model for one batch size."""
+
+    def __init__(self, model: PreTrainedModel, ids: Tensor, cache: Cache) -> None:
+        self.parameters, self.ids = list(model.parameters()), ids.clone()
+        self.marks = _marks(self.parameters)
+        self.cache = DynamicCache(config=model.config)
+        for layer_idx in range(len(cache.layers)):
+            write_state(self.cache, layer_idx, _copy(read_state(cache, layer_idx)))
+        self.states = _states(self.cache)
+        self.lent_to: weakref.ref[Cache] | None = None
+        self.run = FusedStep(model, len(ids)) if FusedStep.fits(model) else _OrdinaryStep(model)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # compiles kernels and lets libraries allocate, which no graph may record
+            self.run(self.ids, self.cache)
+        torch.cuda.current_stream().wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.logits = self.run(self.ids, self.cache)
+
+    def serves(self, ids: Tensor, cache: Cache) -> bool:
+        """Whether it goes on where it was. No longer so once rows of the cache were selected, which makes new tensors.
+
+        Modules are not looked at again until another cache comes: that would take longer than the step.
+        """
+        if self.lent_to is None or self.lent_to() is not cache or not self._takes(ids):
+            return False
+        mine = all(own is theirs for own, theirs in zip(self.states, _states(cache), strict=True))
+        return mine and _marks(self.parameters) == self.marks
+
+    def fits(self, model: PreTrainedModel, ids: Tensor) -> bool:
+        """Whether the model is as it was when the step was recorded, and the batch of the same size."""
+        same = len(self.parameters) == sum(1 for _ in model.parameters()) and _recordable(model)
+        same = same and all(a is b for a, b in zip(self.parameters, model.parameters(), strict=True))
+        return same and self._takes(ids) and _marks(self.parameters) == self.marks
+
+    def _takes(self, ids: Tensor) -> bool:
+        return ids.shape == self.ids.shape and ids.device == self.ids.device
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        self.ids.copy_(ids)
+        self.graph.replay()
+        return self.logits.clone()
+
+    def lend(self, cache: Cache) -> None:
+        """Make the graph's state that of the cache, and the cache's tensors those of the graph."""
+        self.release()
+        for own, theirs in zip(self.states, _states(cache), strict=True):
+            own.copy_(theirs)
+        _set_states(cache, self.states)
+        self.lent_to = weakref.ref(cache)
+
+    def release(self) -> None:
+        """Give the cache that has the state a copy of its own."""
+        cache = None if self.lent_to is None else self.lent_to()
+        if cache is not None:
+            kept = zip(self.states, _states(cache), strict=True)
+            _set_states(cache, [theirs.clone() if own is theirs else theirs for own, theirs in kept])
+        self.lent_to = None
+
+
+def _states(cache: Cache) -> list[Tensor]:
+    return [state for layer in cache.layers for state in (layer.conv_states[0], layer.recurrent_states[0])]
+
+
+def _set_states(cache: Cache, states: list[Tensor]) -> None:
+    for layer, conv_state, ssm_state in zip(cache.layers, states[::2], states[1::2], strict=True):
+        layer.conv_states[0], layer.recurrent_states[0] = conv_state, ssm_state
+
+
+def _copy(state: MixerState | None) -> MixerState:
+    assert state is not None
+    return MixerState(*(part.clone(memory_format=torch.contiguous_format) for part in state))
+
+
+class _OrdinaryStep:
+    """The model's own forward pass."""
+
+    def __init__(self, model: Any) -> None:
+        self.backbone, self.lm_head = weakref.proxy(model.backbone), weakref.proxy(model.lm_head)
+
+    def __call__(self, ids: Tensor, states: Cache) -> Tensor:
+        logits = self.lm_head(self.backbone(ids, cache_params=states, use_cache=True).last_hidden_state)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+class FusedStep:
+    """A stack of Mamba-2 layers in four kernels a layer, see `ops.triton.decode_kernels`."""
+
+    def __init__(self, model: Any, batch: int) -> None:
+        from ..ops.triton import decode  # Triton is not on every machine
+
+        self.ops, self.model = decode, weakref.proxy(model)
+        self.blocks = [_fold(block) for block in model.backbone.layers]
+        self.scratches = [decode.scratch(batch, block) for block in self.blocks]
+        shared = self.scratches[0]
+        self.scratches = [scratch._replace(x=shared.x, u=shared.u) for scratch in self.scratches]
+
+    @staticmethod
+    def fits(model: Any) -> bool:
+        """Whether all layers are of a kind that the kernels know; fp16 might overflow before the norm."""
+        layers = model.backbone.layers
+        if not has_triton():
+            return False
+        return layers[0].mixer.out_proj.weight.dtype != torch.float16 and all(_foldable(block) for block in layers)
+
+    def __call__(self, ids: Tensor, states: Cache) -> Tensor:
+        backbone, before = self.model.backbone, None
+        self.scratches[0].x.copy_(backbone.embedding(ids)[:, 0])
+        for block, scratch, layer, state in zip(
+            self.blocks, self.scratches, backbone.layers, states.layers, strict=True
+        ):
+            self.ops.add_norm(before, scratch, block.norm, block.norm_eps)
+            diff = layer.mixer.diff
+            by_token = diff is not None and diff.lam.policy == "token"
+            self.ops.mix(
+                block, scratch, state.conv_states[0], state.recurrent_states[0],
+                diff.lam.proj(scratch.u) if by_token else None,
+            )  # fmt: skip
+            before = (block, scratch)
+        norm = backbone.norm_f
+        self.ops.add_norm(before, self.scratches[-1], norm.weight, norm.eps)
+        logits = self.model.lm_head(self.scratches[-1].u)[:, None]
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _foldable(block: Any) -> bool:
+    mixer = block.mixer
+    if type(mixer) not in (Mamba2, DiffMamba2) or block.mlp is not None or not block.prenorm:
+        return False
+    # Neither an adapter around one of them, nor no norm.
+    kinds = [type(module) for module in (mixer.in_proj, mixer.out_proj, mixer.conv1d, mixer.norm)]
+    plain = kinds == [Linear, Linear, nn.Conv1d, RMSNorm]
+    return plain and mixer.site == "block" and not mixer.norm_before_gate
+
+
+def _fold(block: Any) -> Folded:
+    """The weights of a block, with what the difference does folded into those of its norms."""
+    from ..ops.triton.decode import Folded
+
+    mixer, diff = block.mixer, block.mixer.diff
+    scale, post = mixer.norm.weight.float(), None
+    if diff is not None:
+        if diff.lam.policy != "token":
+            scale = scale * diff.signs(scale[None, None, : mixer.d_model], mixer.d_inner // 2)
+        if diff.subln is not None:
+            post = diff.subln.weight.float() * (1 - diff.lambda_init)
+    return Folded(
+        norm=block.norm.weight, norm_eps=block.norm.eps, in_proj=mixer.in_proj.weight, in_bias=mixer.in_proj.bias,
+        taps=mixer.conv1d.weight.squeeze(1), conv_bias=mixer.conv1d.bias, A_log=mixer.A_log, D=mixer.D,
+        dt_bias=mixer.dt_bias, dt_limit=mixer.dt_limit, gated_norm=scale, gated_norm_eps=mixer.norm_eps,
+        norm_groups=mixer.norm_groups, out_proj=mixer.out_proj.weight, out_bias=mixer.out_proj.bias, post=post,
+        post_eps=0.0 if post is None else diff.subln.eps,
+    )  # fmt: skip

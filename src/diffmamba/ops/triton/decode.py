@@ -1,0 +1,124 @@
+"""Launches of one decode step of a Mamba-2 block: everything is written where the caller says, nothing is allocated."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from .decode_kernels import add_norm_kernel, out_kernel, project_kernel, scan_kernel
+
+
+class Scratch(NamedTuple):
+    """What the kernels of a step hand to each other, all fp32 but `u`."""
+
+    x: Tensor  # (b, d_model), the residual
+    u: Tensor  # (b, d_model), its norm, in the dtype of the weights
+    projected: Tensor  # (b, rows of in_proj), after the convolution
+    gated: Tensor  # (b, d_inner)
+    parts: Tensor  # (shares, b, d_model), out_proj of each share of the channels
+    squares: Tensor  # (shares, b), their sums of squares
+
+
+class Folded(NamedTuple):
+    """A block's weights as the kernels take them, in the dtypes that they have in the model but where said."""
+
+    norm: Tensor
+    norm_eps: float
+    in_proj: Tensor
+    in_bias: Tensor | None
+    taps: Tensor  # (i, w)
+    conv_bias: Tensor | None
+    A_log: Tensor
+    D: Tensor
+    dt_bias: Tensor
+    dt_limit: tuple[float, float]
+    gated_norm: Tensor  # fp32, with the sign and lambda of branch 2 if that is the same for all tokens
+    gated_norm_eps: float
+    norm_groups: int
+    out_proj: Tensor
+    out_bias: Tensor | None
+    post: Tensor | None  # fp32, N's weight times (1 - lambda_init)
+    post_eps: float
+
+
+def scratch(batch: int, block: Folded) -> Scratch:
+    """Buffers for a block; a stack of them shares `x` and `u`."""
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=block.in_proj.device)
+
+    (nrows, d_model), d_inner = block.in_proj.shape, block.out_proj.shape[1]
+    shares, tiles = block.norm_groups, triton.cdiv(d_model, 16)
+    while tiles * shares < 256 and d_inner % (2 * shares * 64) == 0:  # none across groups; two a multiprocessor
+        shares *= 2
+    return Scratch(
+        empty(batch, d_model), empty(batch, d_model, dtype=block.in_proj.dtype), empty(batch, nrows),
+        empty(batch, d_inner), empty(shares, batch, d_model), empty(shares, batch),
+    )  # fmt: skip
+
+
+def _tiles(batch: int, weight: Tensor, channels: int) -> dict[str, Any]:
+    """Rows of a weight, rows of the batch, and how many channels a program takes together, which is all for one row."""
+    size = 1 if batch == 1 else max(16, min(64, triton.next_power_of_2(batch)))
+    tiles = {"ROWS": 16 if size < 64 else 32, "K": 64, "num_warps": 2 if size < 64 else 4}
+    if size == 1:
+        K = triton.next_power_of_2(channels)
+        tiles = {"ROWS": max(1, 8192 // K), "K": K, "num_warps": 4}
+    precision = "ieee" if weight.dtype == torch.float32 else "tf32"
+    return tiles | {"BATCH": size, "PRECISION": precision, "num_stages": 4} | _overlap(weight)
+
+
+def _overlap(weight: Tensor) -> dict[str, bool]:
+    """Programmatic dependent launch, where the GPU has it."""
+    able = weight.is_cuda and torch.cuda.get_device_capability(weight.device) >= (9, 0)
+    return {"PDL": able, "launch_pdl": able} if able else {"PDL": False}
+
+
+def add_norm(before: tuple[Folded, Scratch] | None, s: Scratch, weight: Tensor, eps: float) -> None:
+    """Add what the block before gave to the residual, and norm it."""
+    batch, d = s.x.shape
+    options: dict[str, Any] = {"EPS": eps, "d": d, "N": triton.next_power_of_2(d), "num_warps": 8} | _overlap(weight)
+    if before is None:
+        add_norm_kernel[(batch,)](
+            s.x, None, None, None, None, weight, s.u, batch, 1, NORM_EPS=0.0, POST_EPS=0.0, HAS_PARTS=False,
+            HAS_BIAS=False, HAS_POST=False, G=1, S=1, **options,
+        )  # fmt: skip
+        return
+    block, given = before
+    groups = block.norm_groups
+    add_norm_kernel[(batch,)](
+        s.x, given.parts, given.squares, block.out_bias, block.post, weight, s.u, batch,
+        given.gated.shape[1] // groups, NORM_EPS=block.gated_norm_eps, POST_EPS=block.post_eps, HAS_PARTS=True,
+        HAS_BIAS=block.out_bias is not None, HAS_POST=block.post is not None, G=groups,
+        S=len(given.parts) // groups, **options,
+    )  # fmt: skip
+
+
+def mix(block: Folded, s: Scratch, conv_state: Tensor, ssm_state: Tensor, lam: Tensor | None) -> None:
+    """From `u` to `parts`; both states are brought up to date in place."""
+    (batch, d), nrows, d_inner = s.u.shape, s.projected.shape[1], s.gated.shape[1]
+    conv_dim, width = conv_state.shape[1:]
+    tiles = _tiles(batch, block.in_proj, d)
+    batches = triton.cdiv(batch, tiles["BATCH"])
+    project_kernel[(triton.cdiv(nrows, tiles["ROWS"]), batches)](
+        s.u, block.in_proj, block.in_bias, conv_state, block.taps, block.conv_bias, s.projected, batch, nrows, d_inner,
+        conv_dim, HAS_BIAS=block.in_bias is not None, HAS_CONV_BIAS=block.conv_bias is not None, W=width, d=d, **tiles,
+    )  # fmt: skip
+    _, nheads, headdim, d_state = ssm_state.shape
+    d_maps = (conv_dim - d_inner) // 2
+    channels = min(triton.next_power_of_2(headdim), 16 if batch < 8 else 64)
+    scan_kernel[(triton.cdiv(headdim, channels), nheads, batch)](
+        s.projected, ssm_state, block.A_log, block.D, block.dt_bias, s.gated, nheads, nheads // (d_maps // d_state),
+        d_inner, d_maps, nrows, DT_MIN=block.dt_limit[0], DT_MAX=block.dt_limit[1],
+        D_HEADDIM=block.D.numel() != nheads, headdim=headdim, d_state=d_state, P=channels,
+        N=triton.next_power_of_2(d_state), num_warps=4, **_overlap(block.in_proj),
+    )  # fmt: skip
+    share = d_inner // len(s.parts)
+    tiles = _tiles(batch, block.out_proj, share)
+    out_kernel[(triton.cdiv(d, tiles["ROWS"]), len(s.parts), batches)](
+        s.gated, block.out_proj, block.gated_norm, lam, s.parts, s.squares, batch, d_inner, share,
+        1 if lam is None else lam.shape[1], HAS_LAMBDA=lam is not None, d=d, **tiles,
+    )  # fmt: skip
