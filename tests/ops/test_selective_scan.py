@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from diffmamba.ops import selective_scan, selective_scan_step
-from tolerance import assert_close, compare_backends
+from tolerance import DTYPES, GPU, assert_close, compare_backends
 
 TIMED = {"x", "dt", "B", "C"}
+LONG_SUMS = ("A", "D", "dt_bias")
 
 
 def make(seqlen, ngroups=1, batch=2, d_inner=8, d_state=5, states=True, dtype=torch.float64):
@@ -39,7 +40,66 @@ def test_other_options():
 @pytest.mark.exact("the scan of Mamba-1 by blocks equals the loop, outputs, states and gradients")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_low_precision(dtype):
-    compare_backends(selective_scan, make(130, 2), long_sums=("A", "D", "dt_bias"), dtype=dtype, dt_softplus=True)
+    compare_backends(selective_scan, make(130, 2), long_sums=LONG_SUMS, dtype=dtype, dt_softplus=True)
+
+
+TRITON_CASES = {
+    "less than a tile": (make(3, 2), {"dt_softplus": True}),
+    "more chunks, and blocks of channels": (make(21, 2, batch=1, d_inner=80, d_state=8), {"dt_softplus": True}),
+    "sizes that fill no block": (make(18, 3, batch=1, d_inner=15, d_state=17), {"dt_softplus": True}),
+    "nothing optional": (
+        make(17, states=False) | {"D": None, "dt_bias": None, "dt": torch.rand(2, 17, 8, dtype=torch.float64)},
+        {},
+    ),
+    "packed and padded": (
+        make(20, 2) | {"seq_idx": torch.arange(40).view(2, 20) // 5, "lengths": torch.tensor([20, 15])},
+        {"dt_softplus": True},
+    ),
+    "fast decays": (make(20, batch=1) | {"A": -torch.arange(8.0, 48.0).view(8, 5).double()}, {"dt_softplus": True}),
+}
+TRITON_ON_GPU = {
+    f"{batch} rows of {seqlen}, {d_inner} channels, {ngroups} groups, d_state {d_state}": (
+        make(seqlen, ngroups, batch, d_inner, d_state),
+        {"dt_softplus": True},
+    )
+    for batch, seqlen, d_inner, ngroups, d_state in [
+        (2, 300, 128, 1, 16), (2, 300, 128, 2, 16), (2, 300, 96, 2, 8), (1, 1000, 64, 1, 16), (16, 70, 2048, 2, 16),
+        (2, 300, 64, 1, 32), (2, 200, 64, 2, 64), (1, 200, 64, 1, 128), (2, 200, 64, 1, 1),
+    ]
+}  # fmt: skip
+
+
+@pytest.fixture
+def short_chunks(monkeypatch):
+    """Chunks of two tiles, so that few tokens make several: Triton's interpreter is slow."""
+    monkeypatch.setattr("diffmamba.ops.triton.selective_scan.CHUNK", 8)
+
+
+@pytest.mark.exact("the Triton kernels of the scan of Mamba-1 equal the loop, outputs, states and gradients")
+@pytest.mark.usefixtures("nan_filled_empty", "short_chunks")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", TRITON_CASES)
+def test_triton_equals_naive(case, dtype):
+    inputs, options = TRITON_CASES[case]
+    compare_backends(selective_scan, inputs, LONG_SUMS, dtype, "triton", **options)
+
+
+@pytest.mark.usefixtures("nan_filled_empty", "short_chunks")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("stretch", [16, 32])
+def test_stretches_of_several_chunks(stretch, dtype, monkeypatch):
+    monkeypatch.setattr("diffmamba.ops.triton.selective_scan._stretch", lambda *_: stretch)
+    inputs = make(30, batch=1, d_inner=4) | {"seq_idx": torch.arange(30)[None] // 19, "lengths": torch.tensor([27])}
+    compare_backends(selective_scan, inputs, LONG_SUMS, dtype, "triton", dt_softplus=True)
+
+
+@pytest.mark.skipif(not GPU, reason="takes too long in Triton's interpreter")
+@pytest.mark.usefixtures("nan_filled_empty")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", TRITON_ON_GPU)
+def test_triton_on_a_gpu(case, dtype):
+    inputs, options = TRITON_ON_GPU[case]
+    compare_backends(selective_scan, inputs, LONG_SUMS, dtype, "triton", **options)
 
 
 @pytest.mark.parametrize("seqlen", [7, 65])

@@ -10,7 +10,7 @@ B and C are shared by the channels of a group; a differential mixer's branches a
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -74,6 +74,20 @@ def selective_scan_torch(
     return SelectiveScanOutput(y if D is None else torch.addcmul(y, x, D), final_states)
 
 
+def selective_scan_fused(
+    x: Float[Tensor, "b l i"],
+    dt: Float[Tensor, "b l i"],
+    A: Float[Tensor, "i n"],
+    B: Float[Tensor, "b l g n"],
+    C: Float[Tensor, "b l g n"],
+    **options: Any,
+) -> SelectiveScanOutput:
+    """Triton kernels for all of `selective_scan`, step sizes included; arguments as there."""
+    from .triton.selective_scan import selective_scan_triton  # Triton is not on every machine
+
+    return SelectiveScanOutput(*selective_scan_triton(x, dt, A, B, C, **options))
+
+
 def selective_scan_step(
     x: Float[Tensor, "b i"],
     ssm_state: Float[Tensor, "b i n"],
@@ -127,12 +141,19 @@ def selective_scan(
         initial_states: (b i n), or None for zeros.
         seq_idx: which packed sequence each token belongs to (b l); the state starts anew at a change.
         lengths: number of real tokens of each row (b); padding on the right does not touch the state.
-        backend: "auto", "naive" or "torch".
+        backend: "auto", "naive", "torch" or "triton".
 
     Returns:
         y (b l i) in the dtype of x, and final_states (b i n) in fp32 (fp64 for fp64 inputs).
     """
-    compute = resolve("selective_scan", backend, {"naive": selective_scan_naive, "torch": selective_scan_torch}, x)
+    backends = {"naive": selective_scan_naive, "torch": selective_scan_torch, "triton": selective_scan_fused}
+    compute = resolve("selective_scan", backend, backends, x)
+    seq_idx = None if seq_idx is None else until_last_real(seq_idx, lengths)
+    if compute is selective_scan_fused:
+        return selective_scan_fused(
+            x, dt, A, B, C, D=D, dt_bias=dt_bias, dt_softplus=dt_softplus, initial_states=initial_states,
+            seq_idx=seq_idx, lengths=lengths,
+        )  # fmt: skip
     dtype = accumulate_dtype(x)
     with no_autocast(x):
         y, final_states = compute(
@@ -143,6 +164,6 @@ def selective_scan(
             C.to(dtype),
             D=None if D is None else D.to(dtype),
             initial_states=initial_states,
-            seq_idx=None if seq_idx is None else until_last_real(seq_idx, lengths),
+            seq_idx=seq_idx,
         )
     return SelectiveScanOutput(y.to(x.dtype), final_states)
