@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..errors import check_divides
-from ..ops import accumulate_dtype, causal_conv1d, causal_conv1d_step, gated_rms_norm, ssd, ssd_step
+from ..ops import accumulate_dtype, causal_conv1d, causal_conv1d_step, gated_rms_norm, split, ssd, ssd_step
 from .branches import (
     Differential,
     Matching,
@@ -157,7 +157,7 @@ class Mamba2(nn.Module):
             Outputs, and the state after the last real token.
         """
         check_input(u, self.d_model)
-        z, xBC, dt = self.in_proj(u).split([self.d_inner, self.conv_dim, self.nheads], dim=-1)
+        z, xBC, dt = split(self.in_proj(u), [(self.d_inner,), (self.conv_dim,), (self.nheads,)])
         weight = own_weight("conv1d", self.conv1d, nn.Conv1d).squeeze(1)
         if u.shape[1] == 1 and state is not None and seq_idx is None and lengths is None:
             xBC, conv_state = causal_conv1d_step(xBC[:, 0], state.conv_state, weight, self.conv1d.bias)
@@ -185,14 +185,9 @@ class Mamba2(nn.Module):
 
     def _split(self, xBC: Float[Tensor, "*bl i"]) -> tuple[Tensor, Tensor, Tensor]:
         """x (... h p), B and C (... g n); at site `ssm` both branches scan the same x."""
-        bc = self.ngroups * self.d_state
-        x, B, C = xBC.split([self.d_inner, bc, bc], dim=-1)
-        x = torch.cat([x] * self.scans, dim=-1) if self.scans > 1 else x
-        return (
-            x.unflatten(-1, (self.nheads, -1)),
-            B.unflatten(-1, (self.ngroups, -1)),
-            C.unflatten(-1, (self.ngroups, -1)),
-        )
+        maps = (self.ngroups, self.d_state)
+        x, B, C = split(xBC, [(self.nheads // self.scans, self.headdim), maps, maps])
+        return torch.cat([x] * self.scans, dim=-2) if self.scans > 1 else x, B, C
 
     def _combine(self, y: Float[Tensor, "b l i"], z: Tensor, u: Tensor) -> Float[Tensor, "b l d"]:
         """Gate, norm and out_proj, with the difference before or after them."""

@@ -11,6 +11,7 @@ from .differential import post_norm as post_norm
 from .linear_scan import linear_scan as linear_scan
 from .norm import gated_rms_norm as gated_rms_norm
 from .norm import rms_norm as rms_norm
+from .parts import split as split
 from .selective_scan import SelectiveScanOutput as SelectiveScanOutput
 from .selective_scan import selective_scan as selective_scan
 from .selective_scan import selective_scan_step as selective_scan_step

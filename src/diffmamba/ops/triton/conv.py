@@ -9,6 +9,7 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..parts import Slot, grad_like, slot_of
 from .conv_kernels import conv_grads_kernel, conv_kernel
 
 TOGETHER = 8
@@ -26,7 +27,7 @@ class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor | None, seq_idx: Tensor | None,
-        silu: bool,
+        silu: bool, slot: Slot | None,
     ) -> Tensor:  # fmt: skip
         (_, seqlen, channels), y = x.shape, torch.empty(x.shape, dtype=x.dtype, device=x.device)
         options: dict[str, Any] = {
@@ -36,7 +37,7 @@ class _Conv(torch.autograd.Function):
         grid, blocks = _options(x, 4 * TOGETHER, 128)
         conv_kernel[grid](x, weight, bias, past, seq_idx, y, seqlen, channels, *x.stride()[:2], **blocks, **options)
         ctx.save_for_backward(x, weight, bias, past, seq_idx)
-        ctx.options = options
+        ctx.options, ctx.slot = options, slot
         return y
 
     @staticmethod
@@ -47,17 +48,17 @@ class _Conv(torch.autograd.Function):
         dy = dy if dy.stride(-1) == 1 else dy.contiguous()
         # Beyond a program's own tokens it goes through those that read them, in whole steps.
         grid, blocks = _options(x, 8 * TOGETHER - (width - 1) % TOGETHER, 64)
-        dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        dx = grad_like(x, ctx.slot)
         dpast = None if past is None else torch.zeros(past.shape, dtype=torch.float32, device=x.device)
         dtaps = torch.empty(batch * grid[0], width + 1, channels, dtype=torch.float32, device=x.device)
         conv_grads_kernel[grid](
             x, weight, bias, past, seq_idx, dy, dx, dpast, dtaps, seqlen, channels, *x.stride()[:2], *dy.stride()[:2],
-            **blocks, **ctx.options,
+            *dx.stride()[:2], **blocks, **ctx.options,
         )  # fmt: skip
         taps = dtaps.sum(0)
         dbias = None if bias is None else taps[width].to(bias.dtype)
         dpast = None if dpast is None or past is None else dpast.to(past.dtype)
-        return dx, taps[:width].t().to(weight.dtype), dbias, dpast, None, None
+        return dx, taps[:width].t().to(weight.dtype), dbias, dpast, None, None, None
 
 
 def conv_triton(
@@ -65,7 +66,7 @@ def conv_triton(
     seq_idx: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """Outputs of `causal_conv1d` on Triton."""
-    x = x if x.stride(-1) == 1 else x.contiguous()
+    slot, x = slot_of(x), x if x.stride(-1) == 1 else x.contiguous()
     past = None if initial_states is None else initial_states.contiguous()
     seq_idx = None if seq_idx is None else seq_idx.to(torch.int32).contiguous()
-    return _Conv.apply(x, weight.contiguous(), bias, past, seq_idx, activation == "silu")
+    return _Conv.apply(x, weight.contiguous(), bias, past, seq_idx, activation == "silu", slot)

@@ -101,7 +101,7 @@ def conv_kernel(
 @triton.jit
 def conv_grads_kernel(
     x_ptr, taps_ptr, bias_ptr, past_ptr, seq_ptr, dy_ptr, dx_ptr, dpast_ptr, dtaps_ptr,
-    seqlen, channels, x_b, x_l, dy_b, dy_l,
+    seqlen, channels, x_b, x_l, dy_b, dy_l, dx_b, dx_l,
     HAS_BIAS: tl.constexpr, HAS_PAST: tl.constexpr, PACKED: tl.constexpr, SILU: tl.constexpr,
     W: tl.constexpr, T: tl.constexpr, U: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
@@ -112,7 +112,7 @@ def conv_grads_kernel(
     i = tl.program_id(1) * N + tl.arange(0, N)
     x_ptr += b * x_b + t0.to(tl.int64) * x_l
     dy_ptr += b * dy_b + t0.to(tl.int64) * dy_l
-    dx_ptr += (b * seqlen + t0) * channels
+    dx_ptr += b * dx_b + t0.to(tl.int64) * dx_l
     if HAS_PAST:
         past_ptr += b * channels * W
     if PACKED:
@@ -146,7 +146,7 @@ def conv_grads_kernel(
             dtaps = added
             s = t - W + 1  # all that read it have been gone through
             done = _mask(i, channels, (s >= t0) & (s < t0 + T) & (s < seqlen))
-            tl.store(dx_ptr + (r + u - W + 1) * channels + i, read[0].to(dx_ptr.dtype.element_ty), done)
+            tl.store(dx_ptr + (r + u - W + 1) * dx_l + i, read[0].to(dx_ptr.dtype.element_ty), done)
             if HAS_PAST:
                 tl.store(dpast_ptr + (b * channels + i) * W + s + W, read[0], _mask(i, channels, s < 0))
             window, dwindow = window[1:], read[1:]

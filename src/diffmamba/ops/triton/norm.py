@@ -9,6 +9,7 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..parts import Slot, grad_like, slot_of
 from .norm_kernels import norm_grads_kernel, norm_kernel
 
 PROGRAMS = 1024
@@ -24,7 +25,14 @@ def _rows(x: Tensor) -> Tensor:
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, y: Tensor, z: Tensor | None, weight: Tensor | None, ngroups: int, eps: float, before: bool
+        ctx: Any,
+        y: Tensor,
+        z: Tensor | None,
+        weight: Tensor | None,
+        ngroups: int,
+        eps: float,
+        before: bool,
+        slot: Slot | None,
     ) -> Tensor:
         rows, gates = _rows(y), None if z is None else _rows(z)
         width = y.shape[-1] // ngroups
@@ -40,7 +48,7 @@ class _Norm(torch.autograd.Function):
             rows, gates, weight, out, rows.stride(0), 0 if gates is None else gates.stride(0), width, **options
         )
         ctx.save_for_backward(y, z, weight)
-        ctx.width, ctx.options = width, options
+        ctx.width, ctx.options, ctx.slot = width, options, slot
         return out
 
     @staticmethod
@@ -49,14 +57,15 @@ class _Norm(torch.autograd.Function):
         y, z, weight = ctx.saved_tensors
         rows, gates, douts = _rows(y), None if z is None else _rows(z), _rows(dout)
         dy = torch.empty(y.shape, dtype=y.dtype, device=y.device)
-        dz = None if z is None else torch.empty(z.shape, dtype=z.dtype, device=z.device)
+        dz = None if z is None else grad_like(z, ctx.slot)
+        dz_rows = None if dz is None else _rows(dz)
         programs = min(len(rows), PROGRAMS)
         dw = None if weight is None else torch.empty(programs, len(weight), dtype=torch.float32, device=y.device)
         norm_grads_kernel[(programs, y.shape[-1] // ctx.width)](
-            rows, gates, weight, douts, dy, dz, dw, rows.stride(0), 0 if gates is None else gates.stride(0),
-            douts.stride(0), len(rows), ctx.width, **ctx.options,
+            rows, gates, weight, douts, dy, dz_rows, dw, rows.stride(0), 0 if gates is None else gates.stride(0),
+            douts.stride(0), 0 if dz_rows is None else dz_rows.stride(0), len(rows), ctx.width, **ctx.options,
         )  # fmt: skip
-        return dy, dz, None if dw is None or weight is None else dw.sum(0).to(weight.dtype), None, None, None
+        return dy, dz, None if dw is None or weight is None else dw.sum(0).to(weight.dtype), None, None, None, None
 
 
 def norm_triton(
@@ -64,4 +73,4 @@ def norm_triton(
     norm_before_gate: bool = False,
 ) -> Tensor:  # fmt: skip
     """`rms_norm`, or with a gate z `gated_rms_norm`, on Triton."""
-    return _Norm.apply(y, z, weight, ngroups, eps, norm_before_gate)
+    return _Norm.apply(y, z, weight, ngroups, eps, norm_before_gate, None if z is None else slot_of(z))

@@ -37,7 +37,7 @@ def norm_kernel(
 
 @triton.jit
 def norm_grads_kernel(
-    y_ptr, z_ptr, w_ptr, dout_ptr, dy_ptr, dz_ptr, dw_ptr, y_stride, z_stride, dout_stride, nrows, width,
+    y_ptr, z_ptr, w_ptr, dout_ptr, dy_ptr, dz_ptr, dw_ptr, y_stride, z_stride, dout_stride, dz_stride, nrows, width,
     EPS: tl.constexpr, GATE: tl.constexpr, BEFORE: tl.constexpr, HAS_WEIGHT: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """A program goes through every so many rows, and adds up what they give to the weight."""
@@ -57,13 +57,14 @@ def norm_grads_kernel(
         normed = x * scale
         slope = gate * (1.0 + z * (1.0 - gate))  # of silu at z
         if GATE and BEFORE:
-            tl.store(dz_ptr + row * total + columns, (dout * normed * weight * slope).to(dz_ptr.dtype.element_ty), mask)
+            dz = dout * normed * weight * slope
+            tl.store(dz_ptr + row * dz_stride + columns, dz.to(dz_ptr.dtype.element_ty), mask)
             dout *= z * gate
         dw += dout * normed
         dnormed = dout * weight
         dx = scale * (dnormed - normed * (tl.sum(dnormed * normed, 0) / width))
         if GATE and not BEFORE:
-            tl.store(dz_ptr + row * total + columns, (dx * y * slope).to(dz_ptr.dtype.element_ty), mask)
+            tl.store(dz_ptr + row * dz_stride + columns, (dx * y * slope).to(dz_ptr.dtype.element_ty), mask)
             dx *= z * gate
         tl.store(dy_ptr + row * total + columns, dx.to(dy_ptr.dtype.element_ty), mask)
     if HAS_WEIGHT:

@@ -10,6 +10,7 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..parts import Slot, grad_like, slot_of
 from .ssd_kernels import (
     inputs_grads_kernel,
     maps_grads_kernel,
@@ -20,6 +21,8 @@ from .ssd_kernels import (
 )
 
 CHUNK, MOST_HEADS = 64, 16
+PARTS = ("x", "dt", "B", "C")
+"""What may be parts of a projection."""
 
 
 class _Steps(NamedTuple):
@@ -108,7 +111,7 @@ class _SSD(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, bias: Tensor | None,
         first: Tensor | None, softplus: bool, limit: tuple[float, float], seq_idx: Tensor | None,
-        lengths: Tensor | None,
+        lengths: Tensor | None, slots: dict[str, Slot | None],
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         step, cum = _run_steps(dt, A, _Steps(bias, softplus, limit, lengths))
         states, end, _ = _run_states(x, B, step, cum, first, seq_idx)
@@ -124,7 +127,7 @@ class _SSD(torch.autograd.Function):
             HAS_D=D is not None, D_HEADDIM=D is not None and D.dim() == 2, R=R, **launch, **constants,
         )  # fmt: skip
         ctx.save_for_backward(x, dt, A, B, C, D, bias, first, seq_idx, lengths)
-        ctx.softplus, ctx.limit = softplus, limit
+        ctx.softplus, ctx.limit, ctx.slots = softplus, limit, slots
         return y, end
 
     @staticmethod
@@ -137,59 +140,58 @@ class _SSD(torch.autograd.Function):
         states, _, _ = _run_states(x, B, step, cum, first, seq_idx)
         dstates, dfirst, through = _run_states(dy, C, step, cum, dend.contiguous(), seq_idx, states)
         sums = torch.empty(4, *step.shape, device=x.device)
-        dx, dD, dproducts = _inputs_grads(x, B, C, D, dy, step, cum, seq_idx, dstates, sums)
-        dC = _maps_grads(dy, C, B, step, cum, seq_idx, states, dproducts, sums[0], of_C=True)
-        dB = _maps_grads(x, B, C, step, cum, seq_idx, dstates, dproducts, sums[2], of_C=False)
-        ddt, dA, dbias = _steps_grads(dt, A, steps, step, sums, through)
-        return dx, ddt, dA, dB, dC, dD, dbias, None if first is None else dfirst, None, None, None, None
+        dx, ddt, dB, dC = (grad_like(m, ctx.slots[name]) for name, m in zip(PARTS, (x, dt, B, C), strict=True))
+        dD, dproducts = _inputs_grads(x, B, C, D, dy, step, cum, seq_idx, dstates, dx, sums)
+        _maps_grads(dy, C, B, step, cum, seq_idx, states, dproducts, dC, sums[0], of_C=True)
+        _maps_grads(x, B, C, step, cum, seq_idx, dstates, dproducts, dB, sums[2], of_C=False)
+        dA, dbias = _steps_grads(dt, A, steps, step, sums, through, ddt)
+        return dx, ddt, dA, dB, dC, dD, dbias, None if first is None else dfirst, None, None, None, None, None
 
 
 def _inputs_grads(
     x: Tensor, B: Tensor, C: Tensor, D: Tensor | None, dy: Tensor, step: Tensor, cum: Tensor, seq_idx: Tensor | None,
-    dstates: Tensor, sums: Tensor,
-) -> tuple[Tensor, Tensor | None, Tensor]:  # fmt: skip
+    dstates: Tensor, dx: Tensor, sums: Tensor,
+) -> tuple[Tensor | None, Tensor]:  # fmt: skip
     batch, (_, nheads, _, nchunks), R = len(x), _sizes(x, B), _heads_a_program(x, B)
-    dx = torch.empty_like(x, memory_format=torch.contiguous_format)
     dD = None if D is None else torch.empty(batch * nchunks, *D.shape, device=x.device)
     dproducts = torch.empty(batch, nchunks, nheads // R, CHUNK, CHUNK, dtype=x.dtype, device=x.device)
     inputs_grads_kernel[(nchunks, nheads // R, batch)](
         x, B, C, D, dy, step, cum, seq_idx, dstates, dx, sums[1], sums[3], dD, dproducts, *_sizes(x, B),
-        *x.stride()[:3], *B.stride()[:3], *C.stride()[:3], *dy.stride()[:3], HAS_D=D is not None,
-        D_HEADDIM=D is not None and D.dim() == 2, R=R, **_launch(x, 1), **_constants(x, B, seq_idx),
+        *x.stride()[:3], *B.stride()[:3], *C.stride()[:3], *dy.stride()[:3], *dx.stride()[:3],
+        HAS_D=D is not None, D_HEADDIM=D is not None and D.dim() == 2, R=R, **_launch(x, 1),
+        **_constants(x, B, seq_idx),
     )  # fmt: skip
-    return dx, None if dD is None else dD.sum(0), dproducts
+    return None if dD is None else dD.sum(0), dproducts
 
 
 def _maps_grads(
     v: Tensor, own: Tensor, other: Tensor, step: Tensor, cum: Tensor, seq_idx: Tensor | None, states: Tensor,
-    dproducts: Tensor, sums: Tensor, *, of_C: bool,
-) -> Tensor:  # fmt: skip
-    """dC, or dB, the gradient of `own`."""
+    dproducts: Tensor, out: Tensor, sums: Tensor, *, of_C: bool,
+) -> None:  # fmt: skip
+    """dC, or dB, the gradient of `own`, into `out`."""
     nchunks, ngroups = dproducts.shape[1], own.shape[2]
-    out = torch.empty_like(own, memory_format=torch.contiguous_format)
     maps_grads_kernel[(nchunks, ngroups, len(v))](
         v, own, other, step, cum, seq_idx, states, dproducts, out, sums, *_sizes(v, own),
-        dproducts.shape[2] // ngroups, *v.stride()[:3], *own.stride()[:3], *other.stride()[:3], OF_C=of_C,
+        dproducts.shape[2] // ngroups, *v.stride()[:3], *own.stride()[:3], *other.stride()[:3], *out.stride()[:3],
+        OF_C=of_C,
         **_launch(v, 3 if v.shape[3] > 32 else 1), **_constants(v, own, seq_idx),
     )  # fmt: skip
-    return out
 
 
 def _steps_grads(
-    dt: Tensor, A: Tensor, steps: _Steps, step: Tensor, sums: Tensor, through: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
+    dt: Tensor, A: Tensor, steps: _Steps, step: Tensor, sums: Tensor, through: Tensor | None, ddt: Tensor
+) -> tuple[Tensor, Tensor | None]:
     assert through is not None
     batch, seqlen, nheads = dt.shape
     nchunks, H = through.shape[1], min(16, triton.next_power_of_2(nheads))
-    ddt = torch.empty(dt.shape, dtype=dt.dtype, device=dt.device)
     dA = torch.empty(batch * nchunks, nheads, device=dt.device)
     dbias = None if steps.bias is None else torch.empty_like(dA)
     steps_grads_kernel[(nchunks, triton.cdiv(nheads, H), batch)](
         dt, steps.bias, A, steps.lengths, step, sums, through, ddt, dA, dbias, seqlen, nheads, through.shape[3],
-        step.numel(), *steps.bounds, *dt.stride()[:2], HAS_BIAS=steps.bias is not None, SOFTPLUS=steps.softplus,
-        HAS_LENGTHS=steps.lengths is not None, Q=CHUNK, H=H,
+        step.numel(), *steps.bounds, *dt.stride()[:2], *ddt.stride()[:2],
+        HAS_BIAS=steps.bias is not None, SOFTPLUS=steps.softplus, HAS_LENGTHS=steps.lengths is not None, Q=CHUNK, H=H,
     )  # fmt: skip
-    return ddt, dA.sum(0), None if dbias is None else dbias.sum(0)
+    return dA.sum(0), None if dbias is None else dbias.sum(0)
 
 
 def ssd_triton(
@@ -198,7 +200,10 @@ def ssd_triton(
     lengths: Tensor | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`ssd` on Triton; arguments as there, but for fp64."""
-    x, dt, B, C = (m if m.stride(-1) == 1 else m.contiguous() for m in (x, dt, B.to(x.dtype), C.to(x.dtype)))
+    B, C = B.to(x.dtype), C.to(x.dtype)
+    slots = {name: slot_of(m) for name, m in zip(PARTS, (x, dt, B, C), strict=True)}
+    x, dt, B, C = (m if m.stride(-1) == 1 else m.contiguous() for m in (x, dt, B, C))
     D, dt_bias, first = (None if m is None else m.float().contiguous() for m in (D, dt_bias, initial_states))
     seq_idx, lengths = (None if m is None else m.to(torch.int32).contiguous() for m in (seq_idx, lengths))
-    return _SSD.apply(x, dt, A.float().contiguous(), B, C, D, dt_bias, first, dt_softplus, dt_limit, seq_idx, lengths)
+    A = A.float().contiguous()
+    return _SSD.apply(x, dt, A, B, C, D, dt_bias, first, dt_softplus, dt_limit, seq_idx, lengths, slots)

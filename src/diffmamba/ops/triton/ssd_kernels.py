@@ -201,6 +201,7 @@ def inputs_grads_kernel(
     x_ptr, B_ptr, C_ptr, D_ptr, dy_ptr, step_ptr, cum_ptr, seq_ptr, dstates_ptr,
     dx_ptr, rows_ptr, columns_ptr, dD_ptr, dproducts_ptr,
     seqlen, nheads, heads_a_group, nchunks, x_b, x_l, x_h, B_b, B_l, B_g, C_b, C_l, C_g, dy_b, dy_l, dy_h,
+    dx_b, dx_l, dx_h,
     HAS_D: tl.constexpr, D_HEADDIM: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr,
     headdim: tl.constexpr, d_state: tl.constexpr, Q: tl.constexpr, P: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
@@ -244,8 +245,7 @@ def inputs_grads_kernel(
             else:
                 dx += dy32 * tl.load(D_ptr + h)
                 tl.store(dD_ptr + part, tl.sum(tl.sum(x32 * dy32, 1), 0))
-        _store(_tile(dx_ptr, b, c * Q, h, seqlen * nheads * headdim, nheads * headdim, headdim),
-               q, p, nheads * headdim, left, headdim, dx)  # fmt: skip
+        _store(_tile(dx_ptr, b, c * Q, h, dx_b, dx_l, dx_h), q, p, dx_l, left, headdim, dx)
     dproducts_ptr += ((b * nchunks + c).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)) * Q * Q
     tl.store(dproducts_ptr + q[:, None] * Q + q[None, :], dproducts.to(dproducts_ptr.dtype.element_ty))
 
@@ -254,6 +254,7 @@ def inputs_grads_kernel(
 def maps_grads_kernel(
     v_ptr, own_ptr, other_ptr, step_ptr, cum_ptr, seq_ptr, states_ptr, dproducts_ptr, out_ptr, sums_ptr,
     seqlen, nheads, heads_a_group, nchunks, nparts, v_b, v_l, v_h, own_b, own_l, own_g, other_b, other_l, other_g,
+    out_b, out_l, out_g,
     OF_C: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr,
     headdim: tl.constexpr, d_state: tl.constexpr, Q: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
@@ -290,15 +291,13 @@ def maps_grads_kernel(
         dproducts = tl.trans(dproducts)
     other = _load(_tile(other_ptr, b, c * Q, g, other_b, other_l, other_g), q, n, other_l, left, d_state)
     out = tl.dot(dproducts.to(other.dtype), other, acc=out, input_precision=PRECISION)
-    ngroups = tl.num_programs(1)
-    _store(_tile(out_ptr, b, c * Q, g, seqlen * ngroups * d_state, ngroups * d_state, d_state),
-           q, n, ngroups * d_state, left, d_state, out)  # fmt: skip
+    _store(_tile(out_ptr, b, c * Q, g, out_b, out_l, out_g), q, n, out_l, left, d_state, out)
 
 
 @triton.jit
 def steps_grads_kernel(
     dt_ptr, bias_ptr, A_ptr, lengths_ptr, step_ptr, sums_ptr, through_ptr, ddt_ptr, dA_ptr, dbias_ptr,
-    seqlen, nheads, nparts, plane, dt_min, dt_max, stride_b, stride_l,
+    seqlen, nheads, nparts, plane, dt_min, dt_max, stride_b, stride_l, ddt_b, ddt_l,
     HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_LENGTHS: tl.constexpr,
     Q: tl.constexpr, H: tl.constexpr,
 ):  # fmt: skip
@@ -327,7 +326,7 @@ def steps_grads_kernel(
     if HAS_LENGTHS:
         free = free & (t < tl.load(lengths_ptr + b))[:, None]
     dstep = tl.where(free, dstep, 0.0)
-    tl.store(ddt_ptr + (b * seqlen + t)[:, None] * nheads + h[None, :], dstep, inside)
+    tl.store(ddt_ptr + b * ddt_b + t[:, None] * ddt_l + h[None, :], dstep, inside)
     part = (b * tl.num_programs(0) + c) * nheads + h
     tl.store(dA_ptr + part, tl.sum(dlog * final, 0), real)
     if HAS_BIAS:

@@ -1,0 +1,39 @@
+import torch
+
+from diffmamba.ops import causal_conv1d, gated_rms_norm, split, ssd
+from tolerance import GPU, LIMITS, assert_close
+
+
+def mix(whole, taps, backend):
+    """What a mixer does between its projections."""
+    z, xBC, dt = split(whole, [(16,), (32,), (2,)])
+    convolved = causal_conv1d(xBC, taps, backend=backend).y
+    x, B, C = split(convolved, [(2, 8), (1, 8), (1, 8)])
+    y = ssd(x, dt, -torch.ones_like(dt[0, 0]), B, C, dt_softplus=True, backend=backend).y
+    out = gated_rms_norm(y.flatten(-2), z, torch.ones_like(z[0, 0]), backend=backend)
+    return out, {"z": z, "xBC": xBC, "dt": dt, "x": x, "B": B, "C": C}
+
+
+def test_kernels_write_the_gradient_of_the_whole():
+    device = "cuda" if GPU else "cpu"
+    inputs, taps = torch.randn(2, 70, 50, device=device), torch.randn(32, 4, device=device)
+    found, where = {}, {}
+    for backend, dtype in (("naive", torch.float64), ("triton", torch.float32)):
+        leaf = inputs.to(dtype).requires_grad_()
+        whole = leaf * 1
+        y, parts = mix(whole, taps.to(dtype), backend)
+        for name, tensor in (parts | {"whole": whole}).items():
+            tensor.register_hook(lambda grad, name=name: where.update({name: grad.data_ptr()}))
+        y.square().sum().backward()
+        found[backend] = leaf.grad
+    assert_close(found["triton"], found["naive"], LIMITS[torch.float32])
+    assert [where[name] - where["whole"] for name in ("z", "xBC", "dt")] == [0, 16 * 4, 48 * 4]
+    assert [where[name] - where["x"] for name in ("B", "C")] == [16 * 4, 24 * 4]
+
+
+def test_parts_that_nobody_uses_or_that_several_use():
+    whole = torch.randn(3, 5, 10, dtype=torch.float64, requires_grad=True)
+    a, b, c = split(whole, [(2, 2), (3,), (3,)])
+    (grad,) = torch.autograd.grad((a * 2 + a * a).sum() + (b * 3).sum(), whole)
+    oracle = torch.cat([2 + 2 * whole[..., :4], torch.full_like(b, 3), torch.zeros_like(c)], -1)
+    assert torch.equal(grad, oracle)
