@@ -62,25 +62,28 @@ def scratch(batch: int, block: Folded) -> Scratch:
 
 def _tiles(batch: int, weight: Tensor, channels: int) -> dict[str, Any]:
     """Rows of a weight, rows of the batch, and how many channels a program takes together, which is all for one row."""
-    size = 1 if batch == 1 else max(16, min(64, triton.next_power_of_2(batch)))
-    tiles = {"ROWS": 16 if size < 64 else 32, "K": 64, "num_warps": 2 if size < 64 else 4}
-    if size == 1:
+    fp32 = weight.dtype == torch.float32
+    if batch == 1:
         K = triton.next_power_of_2(channels)
-        tiles = {"ROWS": max(1, 8192 // K), "K": K, "num_warps": 4}
-    precision = "ieee" if weight.dtype == torch.float32 else "tf32"
-    return tiles | {"BATCH": size, "PRECISION": precision, "num_stages": 4} | _overlap(weight)
+        tiles = {"ROWS": max(1, 8192 // K), "BATCH": 1, "K": K, "num_warps": 4}
+    elif batch <= 32 or fp32:
+        tiles = {"ROWS": 16, "BATCH": 16 if batch <= 16 else 32, "K": 64, "num_warps": 2}
+    else:
+        tiles = {"ROWS": 64, "BATCH": 64, "K": 128, "num_warps": 4}
+    return tiles | {"PRECISION": "ieee" if fp32 else "tf32", "num_stages": 3} | _overlap(batch, weight)
 
 
-def _overlap(weight: Tensor) -> dict[str, bool]:
-    """Programmatic dependent launch, where the GPU has it."""
-    able = weight.is_cuda and torch.cuda.get_device_capability(weight.device) >= (9, 0)
+def _overlap(batch: int, weight: Tensor) -> dict[str, bool]:
+    """Programmatic dependent launch, where the GPU has it, and the next kernel's programs do not crowd out these."""
+    able = batch <= 16 and weight.is_cuda and torch.cuda.get_device_capability(weight.device) >= (9, 0)
     return {"PDL": able, "launch_pdl": able} if able else {"PDL": False}
 
 
 def add_norm(before: tuple[Folded, Scratch] | None, s: Scratch, weight: Tensor, eps: float) -> None:
     """Add what the block before gave to the residual, and norm it."""
     batch, d = s.x.shape
-    options: dict[str, Any] = {"EPS": eps, "d": d, "N": triton.next_power_of_2(d), "num_warps": 8} | _overlap(weight)
+    options: dict[str, Any] = {"EPS": eps, "d": d, "N": triton.next_power_of_2(d), "num_warps": 8}
+    options |= _overlap(batch, weight)
     if before is None:
         add_norm_kernel[(batch,)](
             s.x, None, None, None, None, weight, s.u, batch, 1, NORM_EPS=0.0, POST_EPS=0.0, HAS_PARTS=False,
@@ -114,7 +117,7 @@ def mix(block: Folded, s: Scratch, conv_state: Tensor, ssm_state: Tensor, lam: T
         s.projected, ssm_state, block.A_log, block.D, block.dt_bias, s.gated, nheads, nheads // (d_maps // d_state),
         d_inner, d_maps, nrows, DT_MIN=block.dt_limit[0], DT_MAX=block.dt_limit[1],
         D_HEADDIM=block.D.numel() != nheads, headdim=headdim, d_state=d_state, P=channels,
-        N=triton.next_power_of_2(d_state), num_warps=4, **_overlap(block.in_proj),
+        N=triton.next_power_of_2(d_state), num_warps=4, **_overlap(batch, block.in_proj),
     )  # fmt: skip
     share = d_inner // len(s.parts)
     tiles = _tiles(batch, block.out_proj, share)
