@@ -1,19 +1,23 @@
-"""GPU time of the SSD scan, of a mixer and of a training step, by kernel; and of mamba_ssm's scan, if it is there.
+"""GPU times: the scans, a mixer and a training step by kernel; decoding; and long contexts against attention.
 
-    python benchmarks/gpu.py
+    python benchmarks/gpu.py [scan] [mixer] [training] [decode] [context]
 
-Times are sums over all kernels of a call, by PyTorch's profiler: the mean of five calls after three that warm up.
+Scans are compared with mamba_ssm's Triton scan, if it is there. Times by kernel are sums over a call, by PyTorch's
+profiler: the mean of five calls after three that warm up. The rest is by events, medians.
 """
 
 from __future__ import annotations
 
+import statistics
+import sys
 from collections.abc import Callable
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from diffmamba import DiffMambaForCausalLM, Mamba2, build_config
-from diffmamba.ops import ssd
+from diffmamba.models.cache import state_bytes
+from diffmamba.ops import selective_scan, ssd
 
 CALLS = 5
 
@@ -33,6 +37,19 @@ def gpu_time(name: str, call: Callable[[], object]) -> None:
     print(f"{name:44} {sum(time for time, _ in kernels) / CALLS / 1000:8.3f} ms  peak {peak:8.0f} MiB")
     for time, key in kernels[:5]:
         print(f"    {key[:60]:60} {time / CALLS / 1000:8.3f} ms")
+
+
+def event_ms(call: Callable[[], object], repeats: int) -> str:
+    """Median, smallest and largest of the times between two events around a call."""
+    times = []
+    for _ in range(repeats + 1):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    return f"{statistics.median(times[1:]):.3f} ({min(times[1:]):.3f} to {max(times[1:]):.3f}) ms"
 
 
 def scan(batch: int, seqlen: int, nheads: int, headdim: int, ngroups: int, d_state: int) -> None:
@@ -58,9 +75,28 @@ def scan(batch: int, seqlen: int, nheads: int, headdim: int, ngroups: int, d_sta
     for name, run in runs.items():
         with torch.no_grad():
             gpu_time(f"scan {tuple(x.shape)} g{ngroups} forward, {name}", run)
-        gpu_time(
-            f"scan {tuple(x.shape)} g{ngroups} both, {name}", lambda run=run: torch.autograd.grad(run(), leaves, dy)
-        )
+
+        def both(run: Callable[[], torch.Tensor] = run) -> object:
+            return torch.autograd.grad(run(), leaves, dy)
+
+        gpu_time(f"scan {tuple(x.shape)} g{ngroups} both, {name}", both)
+        print(f"    by events: {event_ms(both, 20)}")
+
+
+def selective(batch: int, seqlen: int, d_inner: int, d_state: int) -> None:
+    def randn(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+
+    x, dt, B, C = (randn(batch, seqlen, size) for size in (d_inner, d_inner, d_state, d_state))
+    A = (-torch.rand(d_inner, d_state, device="cuda") * 4 - 0.5).requires_grad_()
+    dy = torch.randn_like(x)
+    for backend in ("triton", "torch"):
+
+        def run(backend: str = backend) -> torch.Tensor:
+            maps = B.unsqueeze(2), C.unsqueeze(2)
+            return selective_scan(x, dt, A, *maps, dt_softplus=True, backend=backend).y  # type: ignore
+
+        gpu_time(f"selective scan {tuple(x.shape)}, both, {backend}", lambda run=run: torch.autograd.grad(run(), x, dy))
 
 
 def mixer(name: str, **options: object) -> None:
@@ -85,18 +121,69 @@ def training_step(architecture: str) -> None:
     gpu_time(f"370m 4 x 1024, {architecture}", step)
 
 
+@torch.no_grad()
+def decode(architecture: str, batch: int, **changes: object) -> None:
+    """Steps one after the other, as generate takes them; one step a time would count the launch of the first."""
+    model = DiffMambaForCausalLM(build_config("370m", architecture, **changes)).to(torch.bfloat16).cuda().eval()
+    tokens = torch.randint(50_000, (20, batch, 1), device="cuda")
+    cache = model(tokens[:, :, 0].T, use_cache=True).cache_params
+
+    def steps() -> None:
+        for token in tokens:
+            model(token, cache_params=cache)
+
+    steps()
+    print(f"20 steps of 370m {architecture} {changes or ''}, batch {batch}: {event_ms(steps, 7)}")
+
+
+@torch.no_grad()
+def context(architecture: str, lengths: tuple[int, ...]) -> None:
+    """Prefill, one more token, and memory, by length."""
+    model = DiffMambaForCausalLM(build_config("370m", architecture)).to(torch.bfloat16).cuda().eval()
+    weights = torch.cuda.memory_allocated() / 2**20
+    for length in lengths:
+        tokens, found = torch.randint(50_000, (1, length), device="cuda"), {}
+
+        def prefill(tokens: torch.Tensor = tokens, found: dict = found) -> None:
+            found["cache"] = model(tokens, use_cache=True, logits_to_keep=1).cache_params
+
+        prefill()
+        torch.cuda.reset_peak_memory_stats()
+        prefill_ms = event_ms(prefill, 5)
+        peak, held = torch.cuda.max_memory_allocated() / 2**20, state_bytes(found["cache"]) / 2**20
+        print(f"370m {architecture} {length:6}: prefill {prefill_ms}, peak {peak:.0f} MiB,", end=" ")
+        print(f"weights {weights:.0f} MiB, cache {held:.1f} MiB")
+
+        def step(token: torch.Tensor = tokens[:, :1], found: dict = found) -> None:
+            model(token, cache_params=found["cache"])
+
+        print(f"    a step by events: {event_ms(step, 10)}")
+        gpu_time("    a step by kernels", step)
+
+
 def main() -> None:
+    wanted = set(sys.argv[1:]) or {"scan", "mixer", "training", "decode", "context"}
     print(torch.cuda.get_device_name(), torch.__version__)
     product = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
     for _ in range(200):  # up to its full clock
         product @ product
-    scan(8, 2048, 32, 64, 2, 128)
-    scan(8, 2048, 64, 32, 2, 128)
-    mixer("vanilla")
-    mixer("differential", branches=2)
-    mixer("differential, token, no N", branches=2, lambda_policy="token", post_norm=False)
-    for architecture in ("mamba2", "diff_mamba2"):
-        training_step(architecture)
+    if "scan" in wanted:
+        scan(8, 2048, 32, 64, 2, 128)
+        scan(8, 2048, 64, 32, 2, 128)
+        selective(8, 2048, 2048, 16)
+    if "mixer" in wanted:
+        mixer("vanilla")
+        mixer("differential", branches=2)
+        mixer("differential, token, no N", branches=2, lambda_policy="token", post_norm=False)
+    for architecture in ("mamba2", "diff_mamba2", "transformer", "diff_transformer", "diff_transformer_v2"):
+        if "training" in wanted:
+            training_step(architecture)
+        if "context" in wanted:
+            context(architecture, (2048, 16384, 65536))
+        if "decode" in wanted and "mamba2" in architecture:
+            for batch in (1, 8, 64):
+                decode(architecture, batch)
+            decode(architecture, 64, state_dtype="bfloat16")
 
 
 if __name__ == "__main__":
