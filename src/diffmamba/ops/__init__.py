@@ -1,6 +1,8 @@
 """Pure functions of tensors. Each op has `naive`, which reads like its equation, and faster backends behind it."""
 
 from ._common import accumulate_dtype as accumulate_dtype
+from .attention import attention as attention
+from .attention import rotary as rotary
 from .conv import ConvOutput as ConvOutput
 from .conv import causal_conv1d as causal_conv1d
 from .conv import causal_conv1d_step as causal_conv1d_step
@@ -16,3 +18,5 @@ from .selective_scan import selective_scan_step as selective_scan_step
 from .ssd import SSDOutput as SSDOutput
 from .ssd import ssd as ssd
 from .ssd import ssd_step as ssd_step
+from .visibility import View as View
+from .visibility import look as look
