@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
 
@@ -45,49 +46,59 @@ class StateLayer(LinearAttentionLayer):
 class KVLayer(DynamicLayer):
     """transformers' layer for keys and values, with room for tokens to come, and with padding and packed rows.
 
-    `keys` and `values` are views of buffers that grow by a quarter when they are full. transformers' own layer
-    copies them whole for every token.
+    The buffers grow by a quarter when they are full. transformers' own layer copies all it has for every token.
 
     Args:
         among_states: there are Mamba layers in the cache too, so that it cannot forget tokens.
     """
 
-    keys: Any  # (b h m p), or None before the first token
-    values: Any
-
-    def __init__(self, among_states: bool) -> None:
-        super().__init__()
+    def __init__(self, among_states: bool) -> None:  # not the parent's: it would set `keys` and `values`
         self.among_states = among_states
-        self.visible: Tensor | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
         self.buffers: tuple[Tensor, Tensor] | None = None
+        self.length = 0
+        self.visible: Tensor | None = None
+        self.is_initialized = False
+
+    @property
+    def keys(self) -> Tensor | None:
+        """Of the tokens so far, (b h m p)."""
+        return None if self.buffers is None else self.buffers[0][:, :, : self.length]
+
+    @property
+    def values(self) -> Tensor | None:
+        """Likewise."""
+        return None if self.buffers is None else self.buffers[1][:, :, : self.length]
 
     def read(self, seqlen: int) -> AttentionState | None:
         """The state, with room for `seqlen` tokens; or None before the first token."""
-        if not self.is_initialized:
+        if self.buffers is None:
             return None
-        if torch.is_grad_enabled():  # a backward pass may need the memory as it is: what follows goes elsewhere
-            self.buffers = None
-            return AttentionState(self.keys, self.values, self.visible)
-        length = self.keys.shape[2] + seqlen
-        k, v = (buffer[:, :, :length] for buffer in self._reserve(length))
-        return AttentionState(k, v, self.visible, room=seqlen)
+        # With gradients there is no room: a backward pass may need the buffers as they are.
+        room = 0 if torch.is_grad_enabled() else seqlen
+        if room:
+            self._reserve(self.length + room)
+        k, v = (buffer[:, :, : self.length + room] for buffer in self.buffers)
+        return AttentionState(k, v, self.visible, room)
 
     def write(self, state: AttentionState) -> None:
-        """Keep a state; after `read` without gradients it is in the buffers already."""
-        self.keys, self.values, self.visible = state.k, state.v, state.visible
-        self.is_initialized = True
-        if self.buffers is None and not torch.is_grad_enabled():
-            self._reserve(state.k.shape[2])
+        """Keep a state; one that had room is in the buffers already."""
+        in_place = self.buffers is not None and not torch.is_grad_enabled()
+        self.length, self.visible, self.is_initialized = state.k.shape[2], state.visible, True
+        if not in_place:
+            self.buffers = state.k, state.v
+            if not torch.is_grad_enabled():  # they are parts of larger tensors, with the queries
+                self._reserve(self.length)
 
-    def _reserve(self, length: int) -> tuple[Tensor, Tensor]:
-        """Buffers with place for so many tokens."""
-        if self.buffers is None or self.buffers[0].shape[2] < length:
-            past, capacity = self.keys.shape[2], length + max(64, length // 4)
-            k, v = (kept.new_empty(*kept.shape[:2], capacity, kept.shape[3]) for kept in (self.keys, self.values))
-            k[:, :, :past], v[:, :, :past] = self.keys, self.values
+    def _reserve(self, length: int) -> None:
+        """Make the buffers larger than that, if they are not; when full to the brim they would compile differently."""
+        if self.buffers is not None and self.buffers[0].shape[2] <= length:
+            more = length - self.length + max(64, length // 4)
+            k, v = (F.pad(kept[:, :, : self.length], (0, 0, 0, more)) for kept in self.buffers)
             self.buffers = k, v
-            self.keys, self.values = k[:, :, :past], v[:, :, :past]
-        return self.buffers
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row, for several continuations of it."""
@@ -101,29 +112,26 @@ class KVLayer(DynamicLayer):
         """The same, for beam search."""
         self.batch_select_indices(beam_idx)
 
-    def _replace(self, change: Callable[[Tensor], Tensor]) -> None:
-        if self.is_initialized:
-            self.keys, self.values, self.buffers = change(self.keys), change(self.values), None
-            self.visible = None if self.visible is None else change(self.visible)
-
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last -`tokens_to_remove` tokens of every row, padding not counted."""
-        if tokens_to_remove == 0 or not self.is_initialized:
+        """Forget the last -`tokens_to_remove` tokens of every row, not counting padding."""
+        if tokens_to_remove == 0 or self.buffers is None:
             return
         if self.among_states:
             _cannot_forget(f"crop({tokens_to_remove})")
         if tokens_to_remove > 0:
             raise ValueError(f"crop takes minus the number of tokens to remove; got {tokens_to_remove}")
         if self.visible is None:
-            self.keys, self.values = self.keys[:, :, :tokens_to_remove], self.values[:, :, :tokens_to_remove]
+            self.length = max(0, self.length + tokens_to_remove)
+            self._replace(lambda kept: kept[:, :, : self.length])
         else:
             from_the_end = self.visible.flip(1).cumsum(1).flip(1)
             self.visible = self.visible & (from_the_end > -tokens_to_remove)
 
-    def reset(self) -> None:
-        """Forget everything."""
-        self.keys = self.values = self.visible = self.buffers = None
-        self.is_initialized = False
+    def _replace(self, change: Callable[[Tensor], Tensor]) -> None:
+        if self.buffers is not None:
+            k, v = (change(buffer) for buffer in self.buffers)
+            self.buffers = k, v
+            self.visible = None if self.visible is None else change(self.visible)
 
 
 def _cannot_forget(call: str) -> NoReturn:

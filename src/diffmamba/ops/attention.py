@@ -66,7 +66,7 @@ def attention_torch(
     # Without a mask PyTorch takes its flash kernels; its own causal one is for as many queries as keys.
     if mask is None and 1 < seqlen < length:
         mask = _causal(seqlen, length, q.device).expand(q.shape[0], -1, -1)
-    causal, mask = mask is None and seqlen > 1, None if mask is None else mask[:, None]
+    causal, mask = mask is None and bool(seqlen > 1), None if mask is None else mask[:, None]
     outputs = [
         F.scaled_dot_product_attention(
             queries, keys, part.unsqueeze(1).expand(-1, parts, -1, -1, -1).flatten(1, 2), attn_mask=mask,
