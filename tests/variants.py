@@ -11,6 +11,14 @@ VARIANTS = [
     for policy in POLICIES
 ]
 VARIANTS += [{"mixer": "mamba", "branches": 1}, {"mixer": "mamba2", "branches": 1}]
+ATTENTION = [
+    {"mixer": "attention", "branches": 1, "headdim": 4, "d_intermediate": 24},
+    {"mixer": "attention", "branches": 1, "headdim": 4, "nheads_kv": 1},
+    {"mixer": "attention", "lambda_policy": "exp", "headdim": 4, "nheads_kv": 2, "d_intermediate": 24},
+    {"mixer": "attention", "lambda_policy": "token", "headdim": 4, "post_norm": False, "shared_kv": True},
+    {"pattern": ["diff_attention", "mamba2", "diff_mamba2"], "lambda_policy": "head"},
+]
+VARIANTS += ATTENTION
 VARIANTS += [{"pattern": ["mamba", "diff_mamba2", "diff_mamba"], "post_norm": False, "d_intermediate": [0, 32, 16]}]
 VARIANTS += [{"pattern": "alternate", "mlp": "gelu", "norm_order": "post", "d_intermediate": 16, "matching": "compact"}]
 VARIANTS += [{"rmsnorm": False, "lambda_policy": "head"}, {"norm_before_gate": True, "dt_limit": (0.1, 0.2)}]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -63,16 +64,20 @@ def attention_torch(
     # Heads that share keys stand side by side, as kernels want them: V2's two branches do.
     queries = q.unflatten(1, (parts, -1)).transpose(2, 3).flatten(1, 3)
     keys = k.flatten(1, 2)
-    # Without a mask PyTorch takes its flash kernels; its own causal one is for as many queries as keys.
-    if mask is None and 1 < seqlen < length:
-        mask = _causal(seqlen, length, q.device).expand(q.shape[0], -1, -1)
-    causal, mask = mask is None and bool(seqlen > 1), None if mask is None else mask[:, None]
+    options: dict[str, Any] = {"enable_gqa": queries.shape[1] != keys.shape[1]}
+    # Flash kernels take no mask, and PyTorch's `is_causal` means as many queries as keys.
+    if mask is not None:
+        options["attn_mask"] = mask[:, None]
+    elif seqlen == length:
+        options["is_causal"] = True
+    elif seqlen > 1:
+        options["attn_mask"] = _causal(seqlen, length, q.device)
     outputs = [
         F.scaled_dot_product_attention(
-            queries, keys, part.unsqueeze(1).expand(-1, parts, -1, -1, -1).flatten(1, 2), attn_mask=mask,
-            is_causal=causal, enable_gqa=queries.shape[1] != keys.shape[1],
-        ) for part in v.unbind(1)
-    ]  # fmt: skip
+            queries, keys, part.unsqueeze(1).expand(-1, parts, -1, -1, -1).flatten(1, 2), **options
+        )
+        for part in v.unbind(1)
+    ]
     y = outputs[0] if parts == 1 else torch.cat(outputs, dim=-1)
     if lam is None:
         return y
