@@ -28,5 +28,15 @@ def ids(variant):
     return "-".join(f"{value}" for value in variant.values())
 
 
+def states(cache, row=None):
+    """All that the cache keeps for tokens to come, of one row or of each: padding and room are left out."""
+    for layer in cache.layers:
+        grows = hasattr(layer, "keys")
+        kept = (layer.keys, layer.values) if grows else (layer.conv_states[0], layer.recurrent_states[0])
+        for each in range(len(kept[0])) if row is None else [row]:
+            hides = grows and layer.visible is not None
+            yield from (state[each][:, layer.visible[each]] if hides else state[each] for state in kept)
+
+
 def make(**fields):
     return DiffMambaForCausalLM(DiffMambaConfig(**SMALL | fields)).eval()

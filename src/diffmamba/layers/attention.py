@@ -80,7 +80,11 @@ class Attention(nn.Module):
         self.nheads_kv = nheads if nheads_kv is None else nheads_kv
         check_divides("d_model / headdim", nheads, "nheads_kv", self.nheads_kv)
         self.kv_parts = branches if branches == 2 and not shared_kv else 1
-        check_divides("nheads_kv", self.nheads_kv, "branches that have keys", self.kv_parts)
+        if self.nheads_kv % self.kv_parts:
+            raise ValueError(
+                f"`nheads_kv` must be even, half of them for each branch; got {self.nheads_kv}. Choose another "
+                "`headdim` or `nheads_kv`, or let both branches read the same keys with shared_kv=True."
+            )
         self.nheads = nheads // self.kv_parts  # of a branch
         self.q_dim, self.kv_dim = branches * self.nheads * headdim, self.nheads_kv * headdim
 

@@ -60,7 +60,7 @@ def attention_torch(
     Branches are more heads of one call. Flash kernels want values as wide as queries, so V1, whose values have two
     parts, calls once for each; V2 and a plain Transformer call once.
     """
-    parts, seqlen, length = k.shape[1], q.shape[3], k.shape[3]
+    dtype, parts, seqlen, length = accumulate_dtype(q), k.shape[1], q.shape[3], k.shape[3]
     # Heads that share keys stand side by side, as kernels want them: V2's two branches do.
     queries = q.unflatten(1, (parts, -1)).transpose(2, 3).flatten(1, 3)
     keys = k.flatten(1, 2)
@@ -82,7 +82,7 @@ def attention_torch(
     if lam is None:
         return y
     first, second = y.unflatten(1, (parts, q.shape[2], -1)).transpose(2, 3).flatten(1, 2).unbind(1)
-    return first - lam.to(y.dtype).mT[..., None] * second
+    return torch.addcmul(first.to(dtype), lam.to(dtype).mT[..., None], second.to(dtype), value=-1).to(q.dtype)
 
 
 def attention(
