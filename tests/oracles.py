@@ -30,9 +30,9 @@ class _DoubleTorch:
 
 @contextmanager
 def in_double(monkeypatch):
-    to_float = torch.Tensor.float
+    to_float, double = torch.Tensor.float, (torch.float64, torch.int64)  # positions too
     with monkeypatch.context() as patch:
-        patch.setattr(torch.Tensor, "float", lambda x: x if x.dtype == torch.float64 else to_float(x))
+        patch.setattr(torch.Tensor, "float", lambda x: x.double() if x.dtype in double else to_float(x))
         for module in (modeling_mamba, modeling_mamba2, modeling_llama, modeling_diffllama):
             patch.setattr(module, "torch", _DoubleTorch())
         yield

@@ -156,7 +156,7 @@ with torch.no_grad():
 
 
 @pytest.mark.exact("a state saved to disk goes on in another process")
-@A_FEW
+@pytest.mark.parametrize("variant", [{}, {"mixer": "mamba"}, ATTENTION[-1]], ids=["mamba2", "mamba", "hybrid"])
 def test_a_state_goes_on_in_another_process(variant, tmp_path):
     model, tokens = make(**variant), torch.randint(1, 32, (2, 12))
     model.save_pretrained(tmp_path)

@@ -97,14 +97,16 @@ def build_config(preset: str, architecture: str = "diff_mamba2", **changes: Any)
 def match_width(config: DiffMambaConfig, like: DiffMambaConfig) -> int:
     """Width of an MLP in every layer of `config` that gives its layers as many parameters as those of `like` have.
 
-    A multiple of 8, as matrix units want it.
+    A multiple of 8, as matrix units want it, if it is wide enough for that to make no difference.
 
     Raises:
         ValueError: the layers have more without any MLP.
     """
-    eight, sixteen = (DiffMambaConfig.from_dict(config.to_dict() | {"d_intermediate": width}) for width in (8, 16))
-    width = 8 + 8 * round((_count(like) - _count(eight)) / (_count(sixteen) - _count(eight)))
-    if width < 8:
+    one, two = (_count(DiffMambaConfig.from_dict(config.to_dict() | {"d_intermediate": width})) for width in (1, 2))
+    width = 1 + round((_count(like) - one) / (two - one))
+    if width > 800:
+        width = 8 * round(width / 8)
+    if width < 1:
         raise ValueError(
             f"no `d_intermediate` gives {config.n_layer} layers of {config.mixer} the parameters of {like.n_layer} of "
             f"{like.mixer}: they have more without an MLP. Use fewer layers, or give `d_intermediate` yourself."
