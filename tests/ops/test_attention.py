@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diffmamba.ops import attention, look, rotary
-from tolerance import assert_close, compare_backends
+from tolerance import LIMITS, assert_close, compare_backends
 
 # branches of queries, branches of keys, heads of queries and of keys in a branch
 KINDS = {
@@ -73,6 +73,26 @@ def test_flash_kernels_take_it(kind):
         inputs = {name: x.requires_grad_() for name, x in make(kind, seqlen, length).items() if x is not None}
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
             attention(**inputs).sum().backward()
+
+
+@EACH
+@pytest.mark.parametrize("seqlen, dtype", [(33, torch.float32), (5, torch.bfloat16), (33, torch.bfloat16)])
+def test_heads_share_keys_on_a_gpu_in_flash_kernels_alone(kind, seqlen, dtype, monkeypatch):
+    """Not with a mask and not in fp32: PyTorch would write the weights out."""
+    compute, calls = F.scaled_dot_product_attention, []
+
+    def spy(*args, **options):
+        calls.append(options)
+        return compute(*args, **options)
+
+    inputs = {name: x if x is None else x.to(dtype) for name, x in make(kind, seqlen, 33).items()}
+    oracle = attention(**inputs, backend="naive")
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    assert_close(attention(**inputs), oracle, LIMITS[dtype])
+    (r, s, h, g), flash = KINDS[kind], seqlen == 33 and dtype == torch.bfloat16
+    assert len(calls) == s
+    assert all(("enable_gqa" in options) == (flash and r * h > s * g) for options in calls)
 
 
 def test_gradcheck():

@@ -63,18 +63,24 @@ def attention_torch(
     dtype, parts, seqlen, length = accumulate_dtype(q), k.shape[1], q.shape[3], k.shape[3]
     # Heads that share keys stand side by side, as kernels want them: V2's two branches do.
     queries = q.unflatten(1, (parts, -1)).transpose(2, 3).flatten(1, 3)
-    keys = k.flatten(1, 2)
-    options: dict[str, Any] = {"enable_gqa": queries.shape[1] != keys.shape[1]}
     # Flash kernels take no mask, and PyTorch's `is_causal` means as many queries as keys.
+    options: dict[str, Any] = {}
     if mask is not None:
         options["attn_mask"] = mask[:, None]
     elif seqlen == length:
         options["is_causal"] = True
     elif seqlen > 1:
         options["attn_mask"] = _causal(seqlen, length, q.device)
+
+    shared = queries.shape[1] // (parts * k.shape[2])
+    if shared > 1 and q.is_cuda and ("attn_mask" in options or q.dtype == dtype):
+        # There only flash kernels share keys among heads, in half precision: others want them repeated.
+        k, v = k.repeat_interleave(shared, dim=2), v.repeat_interleave(shared, dim=2)
+    elif shared > 1:
+        options["enable_gqa"] = True
     outputs = [
         F.scaled_dot_product_attention(
-            queries, keys, part.unsqueeze(1).expand(-1, parts, -1, -1, -1).flatten(1, 2), **options
+            queries, k.flatten(1, 2), part.unsqueeze(1).expand(-1, parts, -1, -1, -1).flatten(1, 2), **options
         )
         for part in v.unbind(1)
     ]
