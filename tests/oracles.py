@@ -122,6 +122,7 @@ def llama(differential, n_layer=3, nheads_kv=2, vocab_size=32):
     config = kind(
         vocab_size=vocab_size, hidden_size=32, intermediate_size=48, num_hidden_layers=n_layer, num_attention_heads=4,
         num_key_value_heads=nheads_kv, head_dim=8, rms_norm_eps=1e-5, tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0},
         attn_implementation="eager", bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
     return model(config).double().eval()

@@ -27,7 +27,7 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["
 @pytest.mark.parametrize("nheads_kv", [4, 2])
 @pytest.mark.parametrize("differential", [False, True], ids=["llama", "diffllama"])
 def test_equal_to_transformers(differential, nheads_kv, dtype, monkeypatch):
-    sizes = {"d_model": 32, "headdim": 8, "nheads_kv": nheads_kv, "d_intermediate": 48}
+    sizes = {"d_model": 32, "headdim": 8, "nheads_kv": nheads_kv, "d_intermediate": 48, "rope_theta": 500.0}
     ours = make(mixer="attention", branches=1 + differential, lambda_policy="exp", **sizes).to(dtype)
     names = llama_names(3, differential)
     tokens, weights = torch.randint(0, 32, (2, 14)), torch.randn(2, 14, 32, dtype=torch.float64)
@@ -175,6 +175,45 @@ def test_a_cache_goes_on_with_gradients_and_without(variant):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
+def test_nothing_that_a_gradient_may_need_is_written_over():
+    model, tokens = make(mixer="attention", branches=1).double(), torch.randint(1, 32, (2, 12))
+    with torch.no_grad():
+        cache = model(tokens[:, :5]).cache_params
+    before = [(buffer, buffer.clone()) for layer in cache.layers for buffer in layer.buffers]
+    logits = model(tokens[:, 5:9], cache_params=cache).logits
+    assert all(torch.equal(buffer, kept) for buffer, kept in before)  # the room behind the tokens, too
+    with torch.no_grad():
+        cache.crop(-3)
+        model(tokens[:, 9:11], cache_params=cache)
+    logits.pow(2).sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@torch.no_grad()
+def test_rows_of_a_padded_cache_repeated_and_selected():
+    model, tokens = make(**ATTENTION[-1]).double(), torch.randint(1, 32, (3, 9))
+    mask = torch.tensor([[1] * 7, [0, 0, 1, 1, 1, 0, 1], [0] * 6 + [1]])
+    whole = model(tokens, torch.cat([mask, torch.ones(3, 2)], 1)).logits[:, 7:]
+    for change, rows in (
+        ("reorder_cache", [2, 2, 0]),
+        ("batch_select_indices", [1]),
+        ("batch_repeat_interleave", None),
+    ):
+        cache = model(tokens[:, :7], mask).cache_params
+        getattr(cache, change)(2 if rows is None else torch.tensor(rows))
+        rows = [0, 0, 1, 1, 2, 2] if rows is None else rows
+        assert_close(model(tokens[rows, 7:], cache_params=cache).logits, whole[rows], 1e-12)
+
+
+@torch.no_grad()
+def test_a_prompt_read_under_autocast_goes_on_without():
+    model, tokens = make(**ATTENTION[0]), torch.randint(1, 32, (2, 12))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cache = model(tokens[:, :7]).cache_params
+    later = model(tokens[:, 7:], cache_params=cache).logits
+    assert_close(later, model(tokens).logits[:, 7:], 2e-2)
+
+
 @pytest.mark.exact("what follows a packed row sees its last sequence alone")
 @EACH
 @torch.no_grad()
@@ -237,6 +276,8 @@ def test_what_is_given_goes_before_the_matching():
     config = build_config("370m", "diff_transformer:headdim=128", n_layer=3, d_intermediate=0)
     assert (config.n_layer, config.d_intermediate, config.headdim, config.lambda_policy) == (3, 0, 128, "exp")
     assert build_config("370m", "transformer").n_layer == 24
+    narrow = build_config("370m", "transformer", d_model=512)  # matches a Mamba-2 of that width
+    assert narrow.d_intermediate < 0.6 * build_config("370m", "transformer").d_intermediate
     with pytest.raises(ValueError, match="no `d_intermediate` gives 8 layers of attention the parameters of 4"):
         build_config("tiny", "transformer:n_layer=8")
 
