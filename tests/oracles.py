@@ -1,4 +1,4 @@
-"""transformers' own mixers in fp64, and two of them as one differential mixer."""
+"""transformers' own mixers and models in fp64, and two mixers as one differential mixer."""
 
 import copy
 import math
@@ -6,24 +6,34 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-from transformers import Mamba2Config, Mamba2ForCausalLM, MambaConfig
+from transformers import (
+    DiffLlamaConfig,
+    DiffLlamaForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Mamba2Config,
+    Mamba2ForCausalLM,
+    MambaConfig,
+)
+from transformers.models.diffllama import modeling_diffllama
+from transformers.models.llama import modeling_llama
 from transformers.models.mamba import modeling_mamba
 from transformers.models.mamba2 import modeling_mamba2
 
 
 class _DoubleTorch:
-    """torch, with float64 under the name of float32: transformers' mixers cast to fp32 inside."""
+    """torch, with float64 under the names of float32: transformers' models cast to fp32 inside."""
 
     def __getattr__(self, name):
-        return torch.float64 if name == "float32" else getattr(torch, name)
+        return torch.float64 if name in ("float32", "float") else getattr(torch, name)
 
 
 @contextmanager
 def in_double(monkeypatch):
-    to_float = torch.Tensor.float
+    to_float, double = torch.Tensor.float, (torch.float64, torch.int64)  # positions too
     with monkeypatch.context() as patch:
-        patch.setattr(torch.Tensor, "float", lambda x: x if x.dtype == torch.float64 else to_float(x))
-        for module in (modeling_mamba, modeling_mamba2):
+        patch.setattr(torch.Tensor, "float", lambda x: x.double() if x.dtype in double else to_float(x))
+        for module in (modeling_mamba, modeling_mamba2, modeling_llama, modeling_diffllama):
             patch.setattr(module, "torch", _DoubleTorch())
         yield
 
@@ -104,3 +114,37 @@ def reference_model(config, differential):
     for layer in differential:
         model.backbone.layers[layer] = ReferenceBlock(config, layer)
     return model.eval()
+
+
+def llama(differential, n_layer=3, nheads_kv=2, vocab_size=32):
+    """transformers' Llama, or DiffLlama; to be made under `in_double`, or its rotary positions are those of fp32."""
+    kind, model = (DiffLlamaConfig, DiffLlamaForCausalLM) if differential else (LlamaConfig, LlamaForCausalLM)
+    config = kind(
+        vocab_size=vocab_size, hidden_size=32, intermediate_size=48, num_hidden_layers=n_layer, num_attention_heads=4,
+        num_key_value_heads=nheads_kv, head_dim=8, rms_norm_eps=1e-5, tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0},
+        attn_implementation="eager", bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    return model(config).double().eval()
+
+
+def llama_names(n_layer, differential):
+    """Name of each of our tensors -> names of theirs, one below the other."""
+    names = {
+        "backbone.embedding.weight": ["model.embed_tokens.weight"],
+        "backbone.norm_f.weight": ["model.norm.weight"],
+    }
+    for i in range(n_layer):
+        ours, theirs = f"backbone.layers.{i}.", f"model.layers.{i}."
+        of_layer = {
+            "norm.weight": ["input_layernorm.weight"],
+            "norm2.weight": ["post_attention_layernorm.weight"],
+            "mixer.in_proj.weight": [f"self_attn.{x}_proj.weight" for x in "qkv"],
+            "mixer.out_proj.weight": ["self_attn.o_proj.weight"],
+            "mlp.fc1.weight": ["mlp.up_proj.weight", "mlp.gate_proj.weight"],
+            "mlp.fc2.weight": ["mlp.down_proj.weight"],
+        }
+        if differential:
+            of_layer |= {f"mixer.diff.lam.{x}": [f"self_attn.lambda_{x}"] for x in ("q1", "k1", "q2", "k2")}
+        names |= {ours + name: [theirs + other for other in others] for name, others in of_layer.items()}
+    return names

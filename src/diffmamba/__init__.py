@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from .layers import Attention as Attention
 from .layers import DiffMamba as DiffMamba
 from .layers import DiffMamba2 as DiffMamba2
 from .layers import Mamba as Mamba

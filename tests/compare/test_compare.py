@@ -58,6 +58,16 @@ def test_what_an_architecture_says_goes_before_the_settings(config):
     assert three["state_bytes"] > one["state_bytes"]
 
 
+def test_attention_at_the_same_number_of_parameters(config):
+    archs = "mamba2,transformer,diff_transformer_v2:nheads_kv=2"
+    report = compare(config(archs=archs, seeds=1))
+    assert all(abs(row["parameters_over_baseline"]) < 0.02 for row in report["summary"])
+    rows = {(row["task"], row["arch"]): row for row in report["summary"]}
+    # Keys and values of all tokens of a sequence: two layers each; 128 channels for text, 64 for recall; fp32.
+    assert rows["lm", "transformer"]["state_bytes"] == 2 * 2 * 16 * 128 * 4
+    assert rows["mqar", "diff_transformer_v2:nheads_kv=2"]["state_bytes"] == 2 * 2 * 16 * 64 * 4
+
+
 def test_difference_is_taken_seed_by_seed(config):
     report = compare(config(tasks="lm"))
     by = {(cell["arch"], cell["seed"]): cell["measured"]["bits_per_byte"] for cell in report["cells"]}

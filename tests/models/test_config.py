@@ -2,7 +2,7 @@ import pytest
 from transformers import AutoConfig
 
 from diffmamba import DiffMambaConfig, build_config
-from diffmamba.models import PRESETS, parse_architecture
+from diffmamba.models import ARCHITECTURES, PRESETS, parse_architecture
 
 
 def test_saved_and_loaded(tmp_path):
@@ -24,7 +24,7 @@ def test_transformers_names_work_too():
         ("all", ["diff_mamba2"] * 4),
         ("alternate", ["diff_mamba2", "mamba2"] * 2),
         ("last_quarter", ["mamba2"] * 3 + ["diff_mamba2"]),
-        (["mamba", "diff_mamba", "mamba2", "diff_mamba2"], ["mamba", "diff_mamba", "mamba2", "diff_mamba2"]),
+        (["mamba", "diff_attention", "mamba2", "attention"], ["mamba", "diff_attention", "mamba2", "attention"]),
     ],
 )
 def test_patterns(pattern, names):
@@ -56,6 +56,10 @@ def test_patterns(pattern, names):
         ({"tie_word_embeddings": 3}, "`tie_word_embeddings` must be True or False"),
         ({"norm_groups": 0}, "`norm_groups` must be None or at least 1"),
         ({"bias": "x"}, "`bias` must be True or False; got 'x'"),
+        ({"shared_kv": 1}, "`shared_kv` must be True or False; got 1"),
+        ({"nheads_kv": 0}, "`nheads_kv` must be None or at least 1; got 0"),
+        ({"rope_theta": 0}, "`rope_theta` must be 1 or more, finite; got 0"),
+        ({"mixer": "atention"}, "did you mean 'attention'"),
     ],
 )
 def test_bad_values(fields, message):
@@ -63,9 +67,18 @@ def test_bad_values(fields, message):
         DiffMambaConfig(**fields)
 
 
+def test_a_cache_has_keys_and_values_for_attention_alone():
+    config = DiffMambaConfig(n_layer=3, pattern=["mamba2", "diff_attention", "attention"])
+    assert config.layer_types == ["linear_attention", "full_attention", "full_attention"]
+    assert DiffMambaConfig(n_layer=2, mixer="attention", pattern="alternate").layer_names == [
+        "diff_attention",
+        "attention",
+    ]
+
+
 def test_every_preset_builds():
     for preset in PRESETS:
-        for arch in ("mamba", "mamba2", "diff_mamba2", "diff_s6"):
+        for arch in ARCHITECTURES:
             build_config(preset, arch)
 
 

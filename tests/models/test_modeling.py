@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from diffmamba import DiffMambaForCausalLM, build_config
 from diffmamba.models import state_bytes
 from tolerance import assert_close
-from variants import SMALL, VARIANTS, ids, make
+from variants import ATTENTION, SMALL, VARIANTS, ids, make
 
 
 @pytest.mark.exact("generated tokens with a cache are those without")
@@ -35,7 +35,7 @@ def test_beams_and_samples(options):
 
 
 @pytest.mark.exact("a generated batch with padding is its rows one by one")
-@pytest.mark.parametrize("variant", VARIANTS[::5] + VARIANTS[-4:], ids=ids)
+@pytest.mark.parametrize("variant", VARIANTS[:20:5] + ATTENTION + VARIANTS[-4:], ids=ids)
 def test_batch_with_padding_is_one_by_one(variant):
     model, prompt = make(**variant), torch.randint(1, 32, (3, 9))
     mask = torch.ones_like(prompt)
@@ -84,7 +84,7 @@ def test_state_does_not_grow():
 
 
 @pytest.mark.exact("a saved and loaded model gives the same logits")
-@pytest.mark.parametrize("variant", VARIANTS[::7] + VARIANTS[-3:], ids=ids)
+@pytest.mark.parametrize("variant", VARIANTS[:20:7] + ATTENTION + VARIANTS[-3:], ids=ids)
 def test_saved_and_loaded(variant, tmp_path):
     model, tokens = make(**variant), torch.randint(1, 32, (1, 9))
     model.save_pretrained(tmp_path)

@@ -16,6 +16,9 @@ VARIANTS = [
     {"branches": 1},
     {"site": "ssm", "lambda_policy": "token"},
     {"pattern": ["mamba", "diff_mamba2"]},
+    {"mixer": "attention", "branches": 1, "nheads_kv": 1},
+    {"mixer": "attention", "lambda_policy": "exp", "headdim": 4},
+    {"pattern": ["diff_attention", "mamba2"], "shared_kv": True, "lambda_policy": "token", "post_norm": False},
 ]
 
 

@@ -16,7 +16,14 @@ from transformers import PreTrainedTokenizerBase
 from ..data import MQAR, Corpus, load_corpus, load_tokenizer
 from ..files import write_text
 from ..generate import continue_text, load_model
-from ..models import DiffMambaConfig, DiffMambaForCausalLM, build_config, parse_architecture, state_bytes
+from ..models import (
+    DiffMambaConfig,
+    DiffMambaForCausalLM,
+    build_config,
+    match_width,
+    parse_architecture,
+    state_bytes,
+)
 from ..train import (
     FitSettings,
     LanguageSettings,
@@ -189,9 +196,15 @@ def _model_config(config: CompareConfig, arch: str, task: str, tokenizer: PreTra
         sizes["d_intermediate"] = 0
     # What the architecture itself says goes first.
     sizes = {name: value for name, value in sizes.items() if name not in parse_architecture(arch)}
-    if task == "mqar":
-        return build_config(config.preset, arch, vocab_size=config.mqar.vocab_size, **sizes)
-    return language_config(config.preset, arch, tokenizer, **sizes)
+    if task != "mqar":
+        return language_config(config.preset, arch, tokenizer, **sizes)
+    sizes["vocab_size"] = config.mqar.vocab_size
+    made = build_config(config.preset, arch, **sizes)
+    if made.mixer == "attention" and "d_intermediate" in sizes:
+        # As many layers as the others have, since recall takes two of attention; the MLPs make up the parameters.
+        sizes["d_intermediate"] = match_width(made, build_config(config.preset, "mamba2", **sizes))
+        made = build_config(config.preset, arch, **sizes)
+    return made
 
 
 def _recall(settings: RecallSettings) -> Task:
@@ -228,7 +241,7 @@ class Cell:
             "arch": self.arch,
             "seed": self.settings.seed,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "state_bytes": _state_bytes(model),
+            "state_bytes": _state_bytes(model, self.learn.seqlen),
             "measured": measured,
             "curve": [line for line in folder.metrics() if "loss" not in line],
         }
@@ -237,7 +250,7 @@ class Cell:
 
 
 @torch.no_grad()
-def _state_bytes(model: DiffMambaForCausalLM) -> int:
-    """Bytes that one sequence needs between two tokens."""
-    outputs = model.eval()(torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=True)
+def _state_bytes(model: DiffMambaForCausalLM, seqlen: int) -> int:
+    """Bytes that one sequence needs between two tokens, at its end: those of attention grow with it."""
+    outputs = model.eval()(torch.zeros(1, seqlen, dtype=torch.long, device=model.device), use_cache=True)
     return state_bytes(outputs.cache_params)

@@ -1,5 +1,7 @@
 """Modules: parameters and projections around the ops."""
 
+from .attention import Attention as Attention
+from .attention import AttentionState as AttentionState
 from .branches import Matching as Matching
 from .branches import MixerState as MixerState
 from .branches import Site as Site

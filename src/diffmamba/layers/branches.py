@@ -57,7 +57,7 @@ class Differential(nn.Module):
         """1 for the channels of branch 1, -lambda for those of branch 2: (2 channels), or (b l 2 channels)."""
         return branch_signs(self.lam(u), channels)
 
-    def finish(self, y: Float[Tensor, "b l w"]) -> Float[Tensor, "b l w"]:
+    def finish(self, y: Float[Tensor, "*batch w"]) -> Float[Tensor, "*batch w"]:
         """N and (1 - lambda_init) on the difference, if the layer has them."""
         return y if self.subln is None else post_norm(y, own_weight("subln", self.subln, RMSNorm), self.lambda_init)
 

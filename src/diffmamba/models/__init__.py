@@ -11,6 +11,7 @@ from .modeling import DiffMambaModel as DiffMambaModel
 from .presets import ARCHITECTURES as ARCHITECTURES
 from .presets import PRESETS as PRESETS
 from .presets import build_config as build_config
+from .presets import match_width as match_width
 from .presets import parse_architecture as parse_architecture
 
 AutoConfig.register(DiffMambaConfig.model_type, DiffMambaConfig, exist_ok=True)

@@ -12,7 +12,10 @@ from transformers import GenerationConfig, PreTrainedConfig
 from ..errors import check_choice, nearest
 from ..layers import LambdaPolicy, Matching, MLPKind, Site
 
-LAYERS = {"mamba": ("mamba", 1), "diff_mamba": ("mamba", 2), "mamba2": ("mamba2", 1), "diff_mamba2": ("mamba2", 2)}
+LAYERS = {
+    "mamba": ("mamba", 1), "diff_mamba": ("mamba", 2), "mamba2": ("mamba2", 1), "diff_mamba2": ("mamba2", 2),
+    "attention": ("attention", 1), "diff_attention": ("attention", 2),
+}  # fmt: skip
 """Name of a layer -> (mixer, branches)."""
 
 PATTERNS = ("all", "alternate", "last_quarter")
@@ -25,14 +28,17 @@ class DiffMambaConfig(PreTrainedConfig):
         vocab_size: size of the embedding; the default is GPT-NeoX's, padded to a multiple of 16.
         d_model: width of the residual stream.
         n_layer: number of layers; each is a mixer, and an MLP where `d_intermediate` is not 0.
-        mixer: "mamba2" or "mamba".
+        mixer: "mamba2", "mamba" or "attention".
         branches: 2 for the differential layers of the pattern, or 1 for none.
         pattern: which layers have `branches`; the rest have 1. "all"; "alternate": layers 0, 2, ...;
-            "last_quarter"; or the name of every layer, from "mamba", "diff_mamba", "mamba2", "diff_mamba2".
-        site, lambda_policy, post_norm, matching: of the differential layers, see `layers.Differential`.
+            "last_quarter"; or the name of every layer, from "mamba", "diff_mamba", "mamba2", "diff_mamba2",
+            "attention", "diff_attention".
+        site, lambda_policy, post_norm, matching: of the differential layers, see `layers.Differential`; attention has
+            neither site nor matching.
         d_state, d_conv, expand, headdim, ngroups, dt_rank, A_init_range, D_has_hdim, rmsnorm, norm_before_gate,
             norm_groups, dt_min, dt_max, dt_init_floor, dt_limit, bias, conv_bias, chunk_size: see `layers.Mamba2`,
             `layers.Mamba`.
+        headdim, nheads_kv, shared_kv, rope_theta, bias: of attention layers, see `layers.Attention`.
         d_intermediate: width of the MLP, one for all layers or one a layer; 0 for none.
         mlp: "gated" or "gelu".
         norm_order: "pre", x + f(norm(x)), or "post", norm(x + f(x)).
@@ -85,6 +91,9 @@ class DiffMambaConfig(PreTrainedConfig):
     bias: bool = False
     conv_bias: bool = True
     chunk_size: int = 64
+    nheads_kv: int | None = None
+    shared_kv: bool = False
+    rope_theta: float = 10_000.0
     d_intermediate: int | list[int] = 0
     mlp: str = "gated"
     norm_order: str = "pre"
@@ -113,9 +122,10 @@ class DiffMambaConfig(PreTrainedConfig):
         # A damaged file must not make us write out billions of layers before its error is found.
         self._require("n_layer", _whole(self.n_layer, least=1) and self.n_layer < 10_000, "an integer from 1 to 9999")
         self._require("dt_rank", self.dt_rank == "auto" or _whole(self.dt_rank, least=1), "'auto' or at least 1")
-        self._require(
-            "norm_groups", self.norm_groups is None or _whole(self.norm_groups, least=1), "None or at least 1"
-        )
+        for name in ("norm_groups", "nheads_kv"):
+            given = getattr(self, name)
+            self._require(name, given is None or _whole(given, least=1), "None or at least 1")
+        self._require("rope_theta", _number(self.rope_theta) and 1 <= self.rope_theta < math.inf, "1 or more, finite")
         widths = self.d_intermediate if isinstance(self.d_intermediate, list) else [self.d_intermediate]
         self._require("d_intermediate", all(_whole(width, least=0) for width in widths), "0 or more, or a list of such")
         for name in ("dt_min", "dt_max", "dt_init_floor", "norm_epsilon", "initializer_range", "dropout"):
@@ -133,7 +143,7 @@ class DiffMambaConfig(PreTrainedConfig):
         if self.branches not in (1, 2):
             raise ValueError(f"`branches` must be 1 (vanilla) or 2 (differential); got {self.branches}")
         self._require("dropout", self.dropout < 1, "in [0, 1)")
-        choices = {"mixer": ("mamba", "mamba2"), "mlp": get_args(MLPKind), "norm_order": ("pre", "post")}
+        choices = {"mixer": ("mamba", "mamba2", "attention"), "mlp": get_args(MLPKind), "norm_order": ("pre", "post")}
         choices |= {"site": get_args(Site), "matching": get_args(Matching), "lambda_policy": get_args(LambdaPolicy)}
         for name, allowed in choices.items():
             check_choice(name, getattr(self, name), allowed)
@@ -172,7 +182,8 @@ class DiffMambaConfig(PreTrainedConfig):
     @property
     def layer_types(self) -> list[str]:
         """What transformers' cache keeps for each layer."""
-        return ["linear_attention"] * self.n_layer
+        kept = {"attention": "full_attention"}
+        return [kept.get(LAYERS[name][0], "linear_attention") for name in self.layer_names]
 
     @property
     def d_intermediates(self) -> list[int]:
@@ -182,7 +193,7 @@ class DiffMambaConfig(PreTrainedConfig):
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 _FLAGS = ["post_norm", "D_has_hdim", "rmsnorm", "norm_before_gate", "bias", "conv_bias", "residual_in_fp32"]
-_FLAGS += ["rescale_prenorm_residual", "tie_word_embeddings", "use_cache"]
+_FLAGS += ["shared_kv", "rescale_prenorm_residual", "tie_word_embeddings", "use_cache"]
 
 
 def _interval(value: Any) -> bool:

@@ -16,7 +16,8 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from ..layers import DiffMamba2, Mamba2, MixerState, RMSNorm
 from ..layers.linear import Linear
 from ..ops import has_triton
-from .cache import StateLayer, read_state, write_state
+from .cache import write_state
+from .cache_layers import StateLayer
 
 if TYPE_CHECKING:
     from ..ops.triton.decode import Folded
@@ -69,8 +70,9 @@ class _StepGraph:
         self.parameters, self.ids = list(model.parameters()), ids.clone()
         self.marks = _marks(self.parameters)
         self.cache = DynamicCache(config=model.config)
-        for layer_idx in range(len(cache.layers)):
-            write_state(self.cache, layer_idx, _copy(read_state(cache, layer_idx)))
+        copies = [state.clone(memory_format=torch.contiguous_format) for state in _states(cache)]
+        for layer_idx, state in enumerate(zip(copies[::2], copies[1::2], strict=True)):
+            write_state(self.cache, layer_idx, MixerState(*state))
         self.states = _states(self.cache)
         self.lent_to: weakref.ref[Cache] | None = None
         self.run = FusedStep(model, len(ids)) if FusedStep.fits(model) else _OrdinaryStep(model)
@@ -131,11 +133,6 @@ def _states(cache: Cache) -> list[Tensor]:
 def _set_states(cache: Cache, states: list[Tensor]) -> None:
     for layer, conv_state, ssm_state in zip(cache.layers, states[::2], states[1::2], strict=True):
         layer.conv_states[0], layer.recurrent_states[0] = conv_state, ssm_state
-
-
-def _copy(state: MixerState | None) -> MixerState:
-    assert state is not None
-    return MixerState(*(part.clone(memory_format=torch.contiguous_format) for part in state))
 
 
 class _OrdinaryStep:

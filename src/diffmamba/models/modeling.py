@@ -1,4 +1,4 @@
-"""Language models of Mamba and Diff-Mamba layers, on transformers' base classes."""
+"""Language models of Mamba and attention layers, differential or not, on transformers' base classes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ..layers import MLP, Mamba, Mamba2, MixerState, MLPKind, RMSNorm, init_weights
-from .cache import check_cache, read_state, write_state
+from ..layers import MLP, Attention, Mamba, Mamba2, MLPKind, RMSNorm, init_weights
+from .cache import State, check_cache, read_state, write_state
 from .config import LAYERS, DiffMambaConfig
 from .decoding import replayed_step
 from .loading import check_checkpoint
@@ -21,9 +21,13 @@ from .outputs import DiffMambaCausalLMOutput, DiffMambaOutput
 from .packing import packed_sequences
 
 
-def build_mixer(config: DiffMambaConfig, layer_idx: int) -> Mamba | Mamba2:
+def build_mixer(config: DiffMambaConfig, layer_idx: int) -> Mamba | Mamba2 | Attention:
     """The mixer of one layer, sized by the config."""
     mixer, branches = LAYERS[config.layer_names[layer_idx]]
+    if mixer == "attention":
+        names = ("headdim", "nheads_kv", "shared_kv", "rope_theta", "bias", "lambda_policy", "post_norm")
+        of_heads: dict[str, Any] = {name: getattr(config, name) for name in names}
+        return Attention(config.d_model, layer_idx=layer_idx, branches=branches, **of_heads)
     both: tuple[str, ...] = ("d_state", "d_conv", "expand", "headdim", "dt_min", "dt_max", "dt_init_floor")
     both += ("bias", "conv_bias", "site", "lambda_policy", "post_norm", "matching")
     own: tuple[str, ...] = ("ngroups", "D_has_hdim", "rmsnorm", "norm_before_gate", "norm_groups", "chunk_size")
@@ -55,10 +59,10 @@ class DiffMambaBlock(GradientCheckpointingLayer):
     def forward(
         self,
         x: Float[Tensor, "b l d"],
-        state: MixerState | None = None,
+        state: State | None = None,
         seq_idx: Int[Tensor, "b l"] | None = None,
         lengths: Int[Tensor, "b"] | None = None,
-    ) -> tuple[Float[Tensor, "b l d"], MixerState]:
+    ) -> tuple[Float[Tensor, "b l d"], State]:
         y, state = self.mixer(self._before(x, self.norm), state, seq_idx=seq_idx, lengths=lengths)
         x = self._after(x, y, self.norm)
         if self.mlp is not None and self.norm2 is not None:
@@ -157,7 +161,7 @@ class DiffMambaModel(DiffMambaPreTrainedModel):
             cache_params = DynamicCache(config=self.config)
 
         if cache_params is not None:
-            check_cache(cache_params, len(self.layers))
+            check_cache(cache_params, self.config.layer_types)
 
         order, lengths = _real_tokens_first(attention_mask, x)
         seq_idx = packed_sequences(x, seq_idx, position_ids, cu_seqlens, order, lengths)
@@ -167,7 +171,7 @@ class DiffMambaModel(DiffMambaPreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         all_hidden = [x] if output_hidden_states else []
         for layer_idx, layer in enumerate(self.layers):
-            state = None if cache_params is None else read_state(cache_params, layer_idx)
+            state = None if cache_params is None else read_state(cache_params, layer_idx, x.shape[1])
             x, state = layer(x, state, seq_idx, lengths)
             if cache_params is not None:
                 write_state(cache_params, layer_idx, state, self.config.state_dtype)

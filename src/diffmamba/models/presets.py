@@ -6,8 +6,11 @@ import dataclasses
 import json
 from typing import Any
 
+import torch
+
 from ..errors import nearest
 from .config import DiffMambaConfig
+from .modeling import DiffMambaBlock
 
 _SIZES: dict[str, dict[str, Any]] = {
     # Learns on a laptop CPU within minutes; bytes.
@@ -38,7 +41,17 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "diff_mamba": {"mixer": "mamba", "branches": 2},
     "diff_mamba2": {"mixer": "mamba2", "branches": 2},
     "diff_s6": {"mixer": "mamba", "branches": 2, "site": "ssm"},
-}
+    "transformer": {"mixer": "attention", "branches": 1, "mlp": "gated"},
+    # arXiv 2410.05258.
+    "diff_transformer": {
+        "mixer": "attention", "branches": 2, "mlp": "gated", "lambda_policy": "exp", "post_norm": True,
+    },
+    # Its second version (Microsoft, 2026): two queries a head on the same keys and values, and no norm.
+    "diff_transformer_v2": {
+        "mixer": "attention", "branches": 2, "mlp": "gated", "lambda_policy": "token", "post_norm": False,
+        "shared_kv": True,
+    },
+}  # fmt: skip
 
 
 def parse_architecture(spec: str) -> dict[str, Any]:
@@ -64,14 +77,48 @@ def parse_architecture(spec: str) -> dict[str, Any]:
 def build_config(preset: str, architecture: str = "diff_mamba2", **changes: Any) -> DiffMambaConfig:
     """A config from the name of a preset and an architecture; `changes` override both.
 
-    A Mamba-1 architecture has state size 16 unless `changes` or the architecture say otherwise, as its authors have.
+    Unless `changes` or the architecture say otherwise, a Mamba-1 architecture has state size 16, as its authors have;
+    and one of attention has half the layers, each with an MLP that brings them to the parameters of Mamba-2's.
 
     Raises:
         ValueError: an unknown name, with the nearest that exists.
     """
-    sizes, fields = _lookup("preset", preset, PRESETS), parse_architecture(architecture)
-    mamba1 = {"d_state": 16} if fields["mixer"] == "mamba" else {}
-    return DiffMambaConfig(**(sizes | mamba1 | fields | changes))
+    sizes, fields = _lookup("preset", preset, PRESETS), parse_architecture(architecture) | changes
+    if fields["mixer"] == "mamba":
+        sizes = sizes | {"d_state": 16}
+    elif fields["mixer"] == "attention":
+        mamba2 = sizes | changes | {"mixer": "mamba2", "branches": 1, "pattern": "all"}
+        sizes = sizes | {"n_layer": -(-sizes["n_layer"] // 2), "d_intermediate": 0}
+        if "d_intermediate" not in fields:
+            fields["d_intermediate"] = match_width(DiffMambaConfig(**sizes | fields), DiffMambaConfig(**mamba2))
+    return DiffMambaConfig(**sizes | fields)
+
+
+def match_width(config: DiffMambaConfig, like: DiffMambaConfig) -> int:
+    """Width of an MLP in every layer of `config` that gives its layers as many parameters as those of `like` have.
+
+    A multiple of 8, as matrix units want it, if it is wide enough for that to make no difference.
+
+    Raises:
+        ValueError: the layers have more without any MLP.
+    """
+    one, two = (_count(DiffMambaConfig.from_dict(config.to_dict() | {"d_intermediate": width})) for width in (1, 2))
+    width = 1 + round((_count(like) - one) / (two - one))
+    if width > 800:
+        width = 8 * round(width / 8)
+    if width < 1:
+        raise ValueError(
+            f"no `d_intermediate` gives {config.n_layer} layers of {config.mixer} the parameters of {like.n_layer} of "
+            f"{like.mixer}: they have more without an MLP. Use fewer layers, or give `d_intermediate` yourself."
+        )
+    return width
+
+
+def _count(config: DiffMambaConfig) -> int:
+    """Parameters of all layers."""
+    with torch.device("meta"):
+        layers = [DiffMambaBlock(config, layer_idx) for layer_idx in range(config.n_layer)]
+    return sum(parameter.numel() for layer in layers for parameter in layer.parameters())
 
 
 def _lookup(kind: str, name: str, table: dict[str, Any]) -> Any:

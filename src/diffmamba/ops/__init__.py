@@ -2,6 +2,8 @@
 
 from ._common import accumulate_dtype as accumulate_dtype
 from ._common import has_triton as has_triton
+from .attention import attention as attention
+from .attention import rotary as rotary
 from .conv import ConvOutput as ConvOutput
 from .conv import causal_conv1d as causal_conv1d
 from .conv import causal_conv1d_step as causal_conv1d_step
@@ -18,3 +20,5 @@ from .selective_scan import selective_scan_step as selective_scan_step
 from .ssd import SSDOutput as SSDOutput
 from .ssd import ssd as ssd
 from .ssd import ssd_step as ssd_step
+from .visibility import View as View
+from .visibility import look as look

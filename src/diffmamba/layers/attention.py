@@ -1,0 +1,149 @@
+"""Attention with rotary positions, of one branch (Transformer), or two and their difference (Diff-Transformer)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ..errors import check_divides
+from ..ops import attention, look, rotary
+from .branches import Differential, check_branches, check_input
+from .init import init_weights
+from .lambdas import LambdaPolicy
+from .linear import Linear
+
+
+class AttentionState(NamedTuple):
+    """Keys, already turned by their positions, and values of all tokens before."""
+
+    k: Float[Tensor, "b h m p"]
+    v: Float[Tensor, "b h m p"]
+    visible: Bool[Tensor, "b m"] | None = None
+    """False for padding, and for packed sequences before the last; None where every token counts."""
+    room: int = 0
+    """So many columns at the end are free. The next call fills them in place; other states are never changed."""
+
+    def append(
+        self, k: Float[Tensor, "b h l p"], v: Float[Tensor, "b h l p"], visible: Bool[Tensor, "b m"] | None
+    ) -> AttentionState:
+        """The state with more tokens: in its room if it has some, else in new memory."""
+        if not self.room:
+            return AttentionState(torch.cat([self.k, k], dim=2), torch.cat([self.v, v], dim=2), visible)
+        self.k[:, :, -self.room :] = k
+        self.v[:, :, -self.room :] = v
+        return AttentionState(self.k, self.v, visible)
+
+
+class Attention(nn.Module):
+    """Causal attention, or differential attention with `branches=2`.
+
+    A head has `headdim` channels; there are d_model / headdim of them, in all branches together unless `shared_kv`.
+    The rows of in_proj are [q | k | v]. Without `shared_kv` the heads of q and k are branch 1 then branch 2, and those
+    of v the first and the second half of every value (transformers' DiffLlama has the same order); with it, the two
+    queries of a head stand side by side.
+
+    | | branches | shared_kv | lambda_policy | post_norm | queries | keys | values | parameters |
+    |---|---|---|---|---|---|---|---|---|
+    | Transformer | 1 | | | | h x p | h x p | h x p | 4 d^2 |
+    | Diff-Transformer | 2 | False | exp | True | 2 x h/2 x p | 2 x h/2 x p | h/2 x 2p | 4 d^2 |
+    | Diff-Transformer V2 | 2 | True | token | False | 2 x h x p | h x p | h x p | 5 d^2 |
+
+    Args:
+        d_model: width of the input and output.
+        headdim: channels of a head; divides d_model, and is even.
+        nheads_kv: heads of keys and of values, fewer than those of queries to share them; None for as many.
+        shared_kv: both branches read the same keys and values, each with queries of its own.
+        rope_theta: base of the rotary positions.
+        bias: of the projections.
+        layer_idx: 0-based depth, from which lambda_init follows.
+        branches, lambda_policy, lambda_init, post_norm: see `Differential`; unused with one branch. N norms each head.
+
+    Raises:
+        ValueError: sizes that do not divide, or an unknown choice.
+    """
+
+    def __init__(
+        self, d_model: int, headdim: int = 64, *, nheads_kv: int | None = None, shared_kv: bool = False,
+        rope_theta: float = 10_000.0, bias: bool = False, layer_idx: int | None = None, branches: int = 1,
+        lambda_policy: LambdaPolicy = "scalar", lambda_init: float | None = None, post_norm: bool = True,
+        device: torch.device | None = None, dtype: torch.dtype | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        check_branches(branches, "block", "paper")
+        self.d_model, self.headdim, self.rope_theta, self.branches = d_model, headdim, rope_theta, branches
+        nheads = check_divides("d_model", d_model, "headdim", headdim)
+        if headdim % 2:
+            raise ValueError(f"`headdim` must be even, since rotary positions turn pairs of channels; got {headdim}")
+        self.nheads_kv = nheads if nheads_kv is None else nheads_kv
+        check_divides("d_model / headdim", nheads, "nheads_kv", self.nheads_kv)
+        self.kv_parts = branches if branches == 2 and not shared_kv else 1
+        if self.nheads_kv % self.kv_parts:
+            raise ValueError(
+                f"`nheads_kv` must be even, half of them for each branch; got {self.nheads_kv}. Choose another "
+                "`headdim` or `nheads_kv`, or let both branches read the same keys with shared_kv=True."
+            )
+        self.nheads = nheads // self.kv_parts  # of a branch
+        self.q_dim, self.kv_dim = branches * self.nheads * headdim, self.nheads_kv * headdim
+
+        kw: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.in_proj = Linear(d_model, self.q_dim + 2 * self.kv_dim, bias=bias, **kw)
+        self.out_proj = Linear(d_model, d_model, bias=bias, **kw)
+        self.diff = None
+        if branches == 2:
+            self.diff = Differential(
+                "block", lambda_policy, lambda_init, post_norm, layer_idx=layer_idx, d_model=d_model, d_state=headdim,
+                nheads=self.nheads, width=self.kv_parts * headdim, **kw,
+            )  # fmt: skip
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew, see `init_weights`."""
+        self.apply(init_weights)
+
+    def init_state(
+        self, batch: int, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> AttentionState:
+        """The state before the first token: nothing."""
+        device, dtype = device or self.in_proj.weight.device, dtype or self.in_proj.weight.dtype
+        empty = torch.zeros(batch, self.nheads_kv, 0, self.headdim, device=device, dtype=dtype)
+        return AttentionState(empty, empty)
+
+    def forward(
+        self,
+        u: Float[Tensor, "b l d"],
+        state: AttentionState | None = None,
+        *,
+        seq_idx: Int[Tensor, "b l"] | None = None,
+        lengths: Int[Tensor, "b"] | None = None,
+    ) -> tuple[Float[Tensor, "b l d"], AttentionState]:
+        """Mix a whole sequence, a piece of one, or a single token; arguments and results as `Mamba2.forward`."""
+        check_input(u, self.d_model)
+        past = 0 if state is None else state.k.shape[2] - state.room
+        view = look(u, past, None if state is None else state.visible, seq_idx, lengths)
+        qk, v = self.in_proj(u).split([self.q_dim + self.kv_dim, self.kv_dim], dim=-1)
+        qk = rotary(self._heads(qk), view.position, self.rope_theta)
+        q, k = qk.split([qk.shape[1] - self.nheads_kv, self.nheads_kv], dim=1)
+        v = self._heads(v)
+        state = AttentionState(k, v, view.visible) if state is None else state.append(k, v, view.visible)
+
+        if self.kv_parts == self.branches:
+            q = q.unflatten(1, (self.branches, -1))
+        else:
+            q = q.unflatten(1, (-1, self.branches)).transpose(1, 2)
+        # A state may come from another precision: from under autocast, or from a file.
+        k, v = (x.to(q.dtype).unflatten(1, (self.kv_parts, -1)) for x in (state.k, state.v))
+        y = attention(q, k, v, self._lambda(u), mask=view.mask).transpose(1, 2)
+        y = y if self.diff is None else self.diff.finish(y)
+        return self.out_proj(y.flatten(2)), state
+
+    def _heads(self, x: Float[Tensor, "b l i"]) -> Float[Tensor, "b h l p"]:
+        return x.unflatten(-1, (-1, self.headdim)).transpose(1, 2)
+
+    def _lambda(self, u: Float[Tensor, "b l d"]) -> Float[Tensor, "#b #l #h"] | None:
+        if self.diff is None:
+            return None
+        lam = self.diff.lam(u)
+        return lam if lam.dim() == 3 else lam.view(1, 1, -1)

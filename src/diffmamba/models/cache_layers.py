@@ -1,0 +1,141 @@
+"""What a layer keeps between two tokens, in transformers' cache: a state of fixed size, or keys and values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NoReturn
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
+
+from ..layers import AttentionState
+
+
+class StateLayer(LinearAttentionLayer):
+    """transformers' layer for recurrent states, with the operations on the batch that it lacks.
+
+    A state is a sum over all tokens so far and cannot forget one, so `crop` raises. transformers' own `crop`, once
+    the past is recorded, shortens the window of the convolution and leaves the state of the scan as it is.
+    """
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row, for several continuations of it."""
+        self._replace(lambda state: state.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows, in this order."""
+        self._replace(lambda state: state[indices.to(state.device)])
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Raise ValueError, unless there is nothing to remove."""
+        if tokens_to_remove != 0:
+            _cannot_forget(f"crop({tokens_to_remove})")
+
+    def activate_past_recording(self) -> None:
+        """Raise ValueError."""
+        _cannot_forget("activate_past_recording()")
+
+    def _replace(self, change: Callable[[Tensor], Tensor]) -> None:
+        for states in (self.conv_states, self.recurrent_states):
+            if states[0] is not None:
+                states[0] = change(states[0])
+
+
+class KVLayer(DynamicLayer):
+    """transformers' layer for keys and values, with room for tokens to come, and with padding and packed rows.
+
+    The buffers grow by a quarter when they are full. transformers' own layer copies all it has for every token.
+
+    Args:
+        among_states: there are Mamba layers in the cache too, so that it cannot forget tokens.
+    """
+
+    def __init__(self, among_states: bool) -> None:  # not the parent's: it would set `keys` and `values`
+        self.among_states = among_states
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.buffers: tuple[Tensor, Tensor] | None = None
+        self.length = 0
+        self.visible: Tensor | None = None
+        self.is_initialized = False
+
+    @property
+    def keys(self) -> Tensor | None:
+        """Of the tokens so far, (b h m p)."""
+        return None if self.buffers is None else self.buffers[0][:, :, : self.length]
+
+    @property
+    def values(self) -> Tensor | None:
+        """Likewise."""
+        return None if self.buffers is None else self.buffers[1][:, :, : self.length]
+
+    def read(self, seqlen: int) -> AttentionState | None:
+        """The state, with room for `seqlen` tokens; or None before the first token."""
+        if self.buffers is None:
+            return None
+        # With gradients there is no room: a backward pass may need the buffers as they are.
+        room = 0 if torch.is_grad_enabled() else seqlen
+        if room:
+            self._reserve(self.length + room)
+        k, v = (buffer[:, :, : self.length + room] for buffer in self.buffers)
+        return AttentionState(k, v, self.visible, room)
+
+    def write(self, state: AttentionState) -> None:
+        """Keep a state; one that had room is in the buffers already."""
+        in_place = self.buffers is not None and not torch.is_grad_enabled()
+        self.length, self.visible, self.is_initialized = state.k.shape[2], state.visible, True
+        if not in_place:
+            self.buffers = state.k, state.v
+            if not torch.is_grad_enabled():  # they are parts of larger tensors, with the queries
+                self._reserve(self.length)
+
+    def _reserve(self, length: int) -> None:
+        """Make the buffers larger than that, if they are not; when full to the brim they would compile differently."""
+        if self.buffers is not None and self.buffers[0].shape[2] <= length:
+            more = length - self.length + max(64, length // 4)
+            k, v = (F.pad(kept[:, :, : self.length], (0, 0, 0, more)) for kept in self.buffers)
+            self.buffers = k, v
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row, for several continuations of it."""
+        self._replace(lambda kept: kept.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows, in this order."""
+        self._replace(lambda kept: kept[indices.to(kept.device)])
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """The same, for beam search."""
+        self.batch_select_indices(beam_idx)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last -`tokens_to_remove` tokens of every row, not counting padding."""
+        if tokens_to_remove == 0 or self.buffers is None:
+            return
+        if self.among_states:
+            _cannot_forget(f"crop({tokens_to_remove})")
+        if tokens_to_remove > 0:
+            raise ValueError(f"crop takes minus the number of tokens to remove; got {tokens_to_remove}")
+        if self.visible is None:
+            self.length = max(0, self.length + tokens_to_remove)
+            self._replace(lambda kept: kept[:, :, : self.length])
+        else:
+            from_the_end = self.visible.flip(1).cumsum(1).flip(1)
+            self.visible = self.visible & (from_the_end > -tokens_to_remove)
+
+    def _replace(self, change: Callable[[Tensor], Tensor]) -> None:
+        if self.buffers is not None:
+            k, v = (change(buffer) for buffer in self.buffers)
+            self.buffers = k, v
+            self.visible = None if self.visible is None else change(self.visible)
+
+
+def _cannot_forget(call: str) -> NoReturn:
+    raise ValueError(
+        f"{call}: the state of a Mamba layer cannot forget tokens. Keep a copy of the cache from before them, with "
+        "copy.deepcopy, and go on from the copy."
+    )
