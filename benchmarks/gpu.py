@@ -11,6 +11,7 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -99,8 +100,8 @@ def selective(batch: int, seqlen: int, d_inner: int, d_state: int) -> None:
         gpu_time(f"selective scan {tuple(x.shape)}, both, {backend}", lambda run=run: torch.autograd.grad(run(), x, dy))
 
 
-def mixer(name: str, **options: object) -> None:
-    layer = Mamba2(1024, 128, layer_idx=3, device=torch.device("cuda"), dtype=torch.bfloat16, **options)  # type: ignore
+def mixer(name: str, **options: Any) -> None:
+    layer = Mamba2(1024, 128, layer_idx=3, device=torch.device("cuda"), dtype=torch.bfloat16, **options)
     u = torch.randn(8, 2048, 1024, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     leaves, dy = [u, *layer.parameters()], torch.randn_like(u)
     with torch.no_grad():
@@ -108,8 +109,13 @@ def mixer(name: str, **options: object) -> None:
     gpu_time(f"mixer 8 x 2048, {name}, both", lambda: torch.autograd.grad(layer(u)[0], leaves, dy))
 
 
+def build(architecture: str, **changes: Any) -> DiffMambaForCausalLM:
+    with torch.device("cuda"):
+        return DiffMambaForCausalLM(build_config("370m", architecture, **changes))
+
+
 def training_step(architecture: str) -> None:
-    model = DiffMambaForCausalLM(build_config("370m", architecture)).cuda()
+    model = build(architecture)
     tokens = torch.randint(50_000, (4, 1024), device="cuda")
 
     def step() -> None:
@@ -122,9 +128,9 @@ def training_step(architecture: str) -> None:
 
 
 @torch.no_grad()
-def decode(architecture: str, batch: int, **changes: object) -> None:
+def decode(architecture: str, batch: int, **changes: Any) -> None:
     """Steps one after the other, as generate takes them; one step a time would count the launch of the first."""
-    model = DiffMambaForCausalLM(build_config("370m", architecture, **changes)).to(torch.bfloat16).cuda().eval()
+    model = build(architecture, **changes).to(torch.bfloat16).eval()
     tokens = torch.randint(50_000, (20, batch, 1), device="cuda")
     cache = model(tokens[:, :, 0].T, use_cache=True).cache_params
 
@@ -139,12 +145,13 @@ def decode(architecture: str, batch: int, **changes: object) -> None:
 @torch.no_grad()
 def context(architecture: str, lengths: tuple[int, ...]) -> None:
     """Prefill, one more token, and memory, by length."""
-    model = DiffMambaForCausalLM(build_config("370m", architecture)).to(torch.bfloat16).cuda().eval()
+    model = build(architecture).to(torch.bfloat16).eval()
     weights = torch.cuda.memory_allocated() / 2**20
     for length in lengths:
-        tokens, found = torch.randint(50_000, (1, length), device="cuda"), {}
+        tokens = torch.randint(50_000, (1, length), device="cuda")
+        found: dict[str, Any] = {}
 
-        def prefill(tokens: torch.Tensor = tokens, found: dict = found) -> None:
+        def prefill(tokens: torch.Tensor = tokens, found: dict[str, Any] = found) -> None:
             found["cache"] = model(tokens, use_cache=True, logits_to_keep=1).cache_params
 
         prefill()
@@ -154,7 +161,7 @@ def context(architecture: str, lengths: tuple[int, ...]) -> None:
         print(f"370m {architecture} {length:6}: prefill {prefill_ms}, peak {peak:.0f} MiB,", end=" ")
         print(f"weights {weights:.0f} MiB, cache {held:.1f} MiB")
 
-        def step(token: torch.Tensor = tokens[:, :1], found: dict = found) -> None:
+        def step(token: torch.Tensor = tokens[:, :1], found: dict[str, Any] = found) -> None:
             model(token, cache_params=found["cache"])
 
         print(f"    a step by events: {event_ms(step, 10)}")

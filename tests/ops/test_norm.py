@@ -10,6 +10,7 @@ from tolerance import DTYPES, GPU, assert_close, compare_backends
 def test_rms_norm(dtype):
     inputs = {"x": torch.randn(3, 5, 8, dtype=torch.float64), "weight": torch.randn(8, dtype=torch.float64)}
     compare_backends(rms_norm, inputs, dtype=dtype, eps=1e-3)
+    compare_backends(rms_norm, inputs | {"residual": torch.randn(3, 5, 8)}, dtype=dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -35,6 +36,7 @@ def test_triton_equals_naive(ngroups, width, dtype):
     plain = {"x": inputs["y"], "weight": inputs["weight"]}
     compare_backends(rms_norm, plain, (), dtype, "triton", eps=1e-3)
     compare_backends(rms_norm, plain | {"weight": None}, (), dtype, "triton")
+    compare_backends(rms_norm, plain | {"residual": inputs["z"]}, (), dtype, "triton")
 
 
 def test_triton_takes_parts_of_a_projection():

@@ -118,6 +118,7 @@ class Attention(nn.Module):
         *,
         seq_idx: Int[Tensor, "b l"] | None = None,
         lengths: Int[Tensor, "b"] | None = None,
+        residual: Float[Tensor, "b l d"] | None = None,
     ) -> tuple[Float[Tensor, "b l d"], AttentionState]:
         """Mix a whole sequence, a piece of one, or a single token; arguments and results as `Mamba2.forward`."""
         check_input(u, self.d_model)
@@ -137,7 +138,8 @@ class Attention(nn.Module):
         k, v = (x.to(q.dtype).unflatten(1, (self.kv_parts, -1)) for x in (state.k, state.v))
         y = attention(q, k, v, self._lambda(u), mask=view.mask).transpose(1, 2)
         y = y if self.diff is None else self.diff.finish(y)
-        return self.out_proj(y.flatten(2)), state
+        out = self.out_proj(y.flatten(2))
+        return out if residual is None else residual + out, state
 
     def _heads(self, x: Float[Tensor, "b l i"]) -> Float[Tensor, "b h l p"]:
         return x.unflatten(-1, (-1, self.headdim)).transpose(1, 2)

@@ -57,9 +57,13 @@ class Differential(nn.Module):
         """1 for the channels of branch 1, -lambda for those of branch 2: (2 channels), or (b l 2 channels)."""
         return branch_signs(self.lam(u), channels)
 
-    def finish(self, y: Float[Tensor, "*batch w"]) -> Float[Tensor, "*batch w"]:
-        """N and (1 - lambda_init) on the difference, if the layer has them."""
-        return y if self.subln is None else post_norm(y, own_weight("subln", self.subln, RMSNorm), self.lambda_init)
+    def finish(
+        self, y: Float[Tensor, "*batch w"], residual: Float[Tensor, "*batch w"] | None = None
+    ) -> Float[Tensor, "*batch w"]:
+        """N and (1 - lambda_init) on the difference, if the layer has them, and then the residual's sum."""
+        if self.subln is None:
+            return y if residual is None else residual + y
+        return post_norm(y, own_weight("subln", self.subln, RMSNorm), self.lambda_init, residual)
 
     def subtract(self, y: Float[Tensor, "b l i"], u: Float[Tensor, "b l d"]) -> Float[Tensor, "b l w"]:
         """Branch 1 minus lambda times branch 2, the two halves of the last axis of y, finished."""

@@ -118,6 +118,7 @@ class Mamba(nn.Module):
         *,
         seq_idx: Int[Tensor, "b l"] | None = None,
         lengths: Int[Tensor, "b"] | None = None,
+        residual: Float[Tensor, "b l d"] | None = None,
     ) -> tuple[Float[Tensor, "b l d"], MixerState]:
         """Mix a whole sequence, a piece of one, or a single token; arguments and results as `Mamba2.forward`."""
         check_input(u, self.d_model)
@@ -138,7 +139,7 @@ class Mamba(nn.Module):
                 x, dt, self._A(), B, C, initial_states=ssm_first, seq_idx=seq_idx, lengths=lengths,
                 **self._scan_options(),
             )  # fmt: skip
-        return self._combine(y, z, u), MixerState(conv_state, ssm_state)
+        return self._combine(y, z, u, residual), MixerState(conv_state, ssm_state)
 
     def _A(self) -> Float[Tensor, "i n"]:
         return -torch.exp(self.A_log.to(accumulate_dtype(self.A_log)))
@@ -159,13 +160,15 @@ class Mamba(nn.Module):
         dt = torch.einsum("...gr,gir->...gi", dt, weight)
         return x, dt.flatten(-2), B, C
 
-    def _combine(self, y: Float[Tensor, "b l i"], z: Tensor, u: Tensor) -> Float[Tensor, "b l d"]:
+    def _combine(
+        self, y: Float[Tensor, "b l i"], z: Tensor, u: Tensor, residual: Tensor | None
+    ) -> Float[Tensor, "b l d"]:
         """Gate and out_proj, with the difference before or after them."""
-        if self.diff is None:
-            return self.out_proj(y * F.silu(z))
-        if self.site == "ssm":
-            return self.out_proj(self.diff.subtract(y, u) * F.silu(z))
-        return self.diff.finish(self.out_proj(y * F.silu(z) * self.diff.signs(u, self.d_inner // 2).to(y.dtype)))
+        if self.diff is not None and self.site == "block":
+            signed = y * F.silu(z) * self.diff.signs(u, self.d_inner // 2).to(y.dtype)
+            return self.diff.finish(self.out_proj(signed), residual)
+        out = self.out_proj((y if self.diff is None else self.diff.subtract(y, u)) * F.silu(z))
+        return out if residual is None else residual + out
 
 
 class DiffMamba(Mamba):

@@ -144,6 +144,7 @@ class Mamba2(nn.Module):
         *,
         seq_idx: Int[Tensor, "b l"] | None = None,
         lengths: Int[Tensor, "b"] | None = None,
+        residual: Float[Tensor, "b l d"] | None = None,
     ) -> tuple[Float[Tensor, "b l d"], MixerState]:
         """Mix a whole sequence, a piece of one, or a single token; the state carries over between calls.
 
@@ -152,6 +153,7 @@ class Mamba2(nn.Module):
             state: what an earlier call returned, or None at the start.
             seq_idx: which packed sequence each token belongs to.
             lengths: number of real tokens of each row; the rest is padding on the right.
+            residual: added to the outputs, in one pass with N where there is one, and in its dtype.
 
         Returns:
             Outputs, and the state after the last real token.
@@ -174,7 +176,7 @@ class Mamba2(nn.Module):
                 x, dt, self._A(), B, C, chunk_size=self.chunk_size, initial_states=ssm_first, seq_idx=seq_idx,
                 lengths=lengths, **self._scan_options(),
             )  # fmt: skip
-        return self._combine(y.flatten(-2), z, u), MixerState(conv_state, ssm_state)
+        return self._combine(y.flatten(-2), z, u, residual), MixerState(conv_state, ssm_state)
 
     def _A(self) -> Float[Tensor, "h"]:
         return -torch.exp(self.A_log.to(accumulate_dtype(self.A_log)))
@@ -189,7 +191,9 @@ class Mamba2(nn.Module):
         x, B, C = split(xBC, [(self.nheads // self.scans, self.headdim), maps, maps])
         return torch.cat([x] * self.scans, dim=-2) if self.scans > 1 else x, B, C
 
-    def _combine(self, y: Float[Tensor, "b l i"], z: Tensor, u: Tensor) -> Float[Tensor, "b l d"]:
+    def _combine(
+        self, y: Float[Tensor, "b l i"], z: Tensor, u: Tensor, residual: Tensor | None
+    ) -> Float[Tensor, "b l d"]:
         """Gate, norm and out_proj, with the difference before or after them."""
         if self.diff is not None and self.site == "ssm":
             y = self.diff.subtract(y, u)
@@ -206,7 +210,9 @@ class Mamba2(nn.Module):
         if signs is not None:
             y = y * signs.to(y.dtype)
         out = self.out_proj(y)
-        return out if self.diff is None or self.site == "ssm" else self.diff.finish(out)
+        if self.diff is not None and self.site == "block":
+            return self.diff.finish(out, residual)
+        return out if residual is None else residual + out
 
 
 class DiffMamba2(Mamba2):

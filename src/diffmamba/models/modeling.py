@@ -63,8 +63,12 @@ class DiffMambaBlock(GradientCheckpointingLayer):
         seq_idx: Int[Tensor, "b l"] | None = None,
         lengths: Int[Tensor, "b"] | None = None,
     ) -> tuple[Float[Tensor, "b l d"], State]:
-        y, state = self.mixer(self._before(x, self.norm), state, seq_idx=seq_idx, lengths=lengths)
-        x = self._after(x, y, self.norm)
+        u = self._before(x, self.norm)
+        if self.prenorm and not (self.training and self.dropout):  # nothing between: the mixer may add it in its norm
+            x, state = self.mixer(u, state, seq_idx=seq_idx, lengths=lengths, residual=self._wide(x))
+        else:
+            y, state = self.mixer(u, state, seq_idx=seq_idx, lengths=lengths)
+            x = self._after(x, y, self.norm)
         if self.mlp is not None and self.norm2 is not None:
             x = self._after(x, self.mlp(self._before(x, self.norm2)), self.norm2)
         return x, state
@@ -74,10 +78,11 @@ class DiffMambaBlock(GradientCheckpointingLayer):
         return x.to(norm.weight.dtype)
 
     def _after(self, x: Tensor, y: Tensor, norm: RMSNorm) -> Tensor:
-        if self.residual_in_fp32:
-            x = x.to(torch.promote_types(x.dtype, torch.float32))
-        x = x + F.dropout(y, self.dropout, self.training)
+        x = self._wide(x) + F.dropout(y, self.dropout, self.training)
         return x if self.prenorm else norm(x)
+
+    def _wide(self, x: Tensor) -> Tensor:
+        return x.to(torch.promote_types(x.dtype, torch.float32)) if self.residual_in_fp32 else x
 
 
 class DiffMambaPreTrainedModel(PreTrainedModel):

@@ -43,7 +43,12 @@ def branch_signs(lam: Float[Tensor, "*batch h"], channels: int) -> Float[Tensor,
 
 
 def post_norm(
-    x: Float[Tensor, "*batch i"], weight: Float[Tensor, "i"], lambda_init: float
+    x: Float[Tensor, "*batch i"],
+    weight: Float[Tensor, "i"],
+    lambda_init: float,
+    residual: Float[Tensor, "*batch i"] | None = None,
 ) -> Float[Tensor, "*batch i"]:
-    """N and the constant that follows it, in one pass: (1 - lambda_init) goes into the weight."""
-    return rms_norm(x, weight * (1 - lambda_init))
+    """N and the constant that follows it, added to `residual` if there is one, in one pass: (1 - lambda_init) goes
+    into the weight.
+    """
+    return rms_norm(x, weight * (1 - lambda_init), residual=residual)

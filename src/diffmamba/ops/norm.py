@@ -15,21 +15,31 @@ from ._common import Backend, accumulate_dtype, resolve
 
 
 def rms_norm_naive(
-    x: Float[Tensor, "*batch i"], weight: Float[Tensor, "i"] | None = None, *, eps: float = 1e-5
+    x: Float[Tensor, "*batch i"],
+    weight: Float[Tensor, "i"] | None = None,
+    *,
+    eps: float = 1e-5,
+    residual: Float[Tensor, "*batch i"] | None = None,
 ) -> Float[Tensor, "*batch i"]:
     """x / sqrt(mean(x^2) + eps) * weight, as it reads."""
     x_ = x.to(accumulate_dtype(x))
     y = x_ / torch.sqrt((x_ * x_).mean(-1, keepdim=True) + eps)
-    return (y if weight is None else y * weight).to(x.dtype)
+    y = y if weight is None else y * weight
+    return y.to(x.dtype) if residual is None else (residual + y).to(residual.dtype)
 
 
 def rms_norm_torch(
-    x: Float[Tensor, "*batch i"], weight: Float[Tensor, "i"] | None = None, *, eps: float = 1e-5
+    x: Float[Tensor, "*batch i"],
+    weight: Float[Tensor, "i"] | None = None,
+    *,
+    eps: float = 1e-5,
+    residual: Float[Tensor, "*batch i"] | None = None,
 ) -> Float[Tensor, "*batch i"]:
     """PyTorch's own RMS norm, with a faster gradient."""
     dtype = accumulate_dtype(x)
     weight = None if weight is None else weight.to(dtype).unsqueeze(0)
-    return _normed(x.to(dtype).unsqueeze(-2), weight, eps).squeeze(-2).to(x.dtype)
+    y = _normed(x.to(dtype).unsqueeze(-2), weight, eps).squeeze(-2)
+    return y.to(x.dtype) if residual is None else (residual + y).to(residual.dtype)
 
 
 def _normed(
@@ -73,11 +83,15 @@ def rms_norm(
     weight: Float[Tensor, "i"] | None = None,
     *,
     eps: float = 1e-5,
+    residual: Float[Tensor, "*batch i"] | None = None,
     backend: Backend = "auto",
 ) -> Float[Tensor, "*batch i"]:
-    """RMS norm over the last axis, in fp32 for half-precision inputs, returned in the dtype of x."""
+    """RMS norm over the last axis, in fp32 for half-precision inputs, returned in the dtype of x.
+
+    With `residual`, that plus the norm, in one pass and in its dtype.
+    """
     backends: dict[str, Callable[..., Tensor]] = {"naive": rms_norm_naive, "torch": rms_norm_torch, "triton": _fused}
-    return resolve("rms_norm", backend, backends, x)(x, weight, eps=eps)
+    return resolve("rms_norm", backend, backends, x)(x, weight, eps=eps, residual=residual)
 
 
 def _fused(x: Tensor, weight: Tensor | None, **options: Any) -> Tensor:

@@ -25,30 +25,22 @@ def _rows(x: Tensor) -> Tensor:
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        y: Tensor,
-        z: Tensor | None,
-        weight: Tensor | None,
-        ngroups: int,
-        eps: float,
-        before: bool,
-        slot: Slot | None,
-    ) -> Tensor:
-        rows, gates = _rows(y), None if z is None else _rows(z)
+        ctx: Any, y: Tensor, z: Tensor | None, weight: Tensor | None, residual: Tensor | None, ngroups: int,
+        eps: float, before: bool, slot: Slot | None,
+    ) -> Tensor:  # fmt: skip
+        rows, gates, added = _rows(y), None if z is None else _rows(z), None if residual is None else _rows(residual)
         width = y.shape[-1] // ngroups
-        out = torch.empty(y.shape, dtype=y.dtype, device=y.device)
+        out = torch.empty(y.shape, dtype=y.dtype if residual is None else residual.dtype, device=y.device)
         options: dict[str, Any] = {
-            "EPS": eps,
-            "GATE": z is not None,
-            "BEFORE": before,
-            "HAS_WEIGHT": weight is not None,
-        }
-        options |= {"N": triton.next_power_of_2(width)}
+            "EPS": eps, "GATE": z is not None, "BEFORE": before, "HAS_WEIGHT": weight is not None,
+            "N": triton.next_power_of_2(width),
+        }  # fmt: skip
         norm_kernel[(len(rows), ngroups)](
-            rows, gates, weight, out, rows.stride(0), 0 if gates is None else gates.stride(0), width, **options
-        )
+            rows, gates, weight, added, out, rows.stride(0), 0 if gates is None else gates.stride(0),
+            0 if added is None else added.stride(0), width, HAS_RESIDUAL=added is not None, **options,
+        )  # fmt: skip
         ctx.save_for_backward(y, z, weight)
-        ctx.width, ctx.options, ctx.slot = width, options, slot
+        ctx.width, ctx.options, ctx.slot, ctx.has_residual = width, options, slot, residual is not None
         return out
 
     @staticmethod
@@ -65,12 +57,23 @@ class _Norm(torch.autograd.Function):
             rows, gates, weight, douts, dy, dz_rows, dw, rows.stride(0), 0 if gates is None else gates.stride(0),
             douts.stride(0), 0 if dz_rows is None else dz_rows.stride(0), len(rows), ctx.width, **ctx.options,
         )  # fmt: skip
-        return dy, dz, None if dw is None or weight is None else dw.sum(0).to(weight.dtype), None, None, None, None
+        dresidual = dout if ctx.has_residual else None
+        return (
+            dy,
+            dz,
+            None if dw is None or weight is None else dw.sum(0).to(weight.dtype),
+            dresidual,
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 def norm_triton(
-    y: Tensor, weight: Tensor | None, *, z: Tensor | None = None, ngroups: int = 1, eps: float = 1e-5,
-    norm_before_gate: bool = False,
+    y: Tensor, weight: Tensor | None, *, z: Tensor | None = None, residual: Tensor | None = None, ngroups: int = 1,
+    eps: float = 1e-5, norm_before_gate: bool = False,
 ) -> Tensor:  # fmt: skip
     """`rms_norm`, or with a gate z `gated_rms_norm`, on Triton."""
-    return _Norm.apply(y, z, weight, ngroups, eps, norm_before_gate, None if z is None else slot_of(z))
+    slot = None if z is None else slot_of(z)
+    return _Norm.apply(y, z, weight, residual, ngroups, eps, norm_before_gate, slot)

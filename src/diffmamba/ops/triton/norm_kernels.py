@@ -1,4 +1,5 @@
-"""Kernels of the RMS norms, forward and backward: plain, norm(y * silu(z)) * w, or norm(y) * w * silu(z).
+"""Kernels of the RMS norms, forward and backward: plain, norm(y * silu(z)) * w, or norm(y) * w * silu(z); and what a
+residual stream had before may be added.
 
 A program has one group of channels, and rows with a stride between them; N channels are padded to a power of two.
 """
@@ -20,8 +21,9 @@ def _load(y_ptr, z_ptr, row, columns, mask, y_stride, z_stride, GATE: tl.constex
 
 @triton.jit
 def norm_kernel(
-    y_ptr, z_ptr, w_ptr, out_ptr, y_stride, z_stride, width,
-    EPS: tl.constexpr, GATE: tl.constexpr, BEFORE: tl.constexpr, HAS_WEIGHT: tl.constexpr, N: tl.constexpr,
+    y_ptr, z_ptr, w_ptr, residual_ptr, out_ptr, y_stride, z_stride, residual_stride, width,
+    EPS: tl.constexpr, GATE: tl.constexpr, BEFORE: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    N: tl.constexpr,
 ):  # fmt: skip
     row, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n = tl.arange(0, N)
@@ -32,6 +34,8 @@ def norm_kernel(
         out *= tl.load(w_ptr + columns, mask, 0.0).to(tl.float32)
     if GATE and BEFORE:
         out *= z * gate
+    if HAS_RESIDUAL:
+        out += tl.load(residual_ptr + row * residual_stride + columns, mask, 0.0).to(tl.float32)
     tl.store(out_ptr + row * (tl.num_programs(1) * width) + columns, out.to(out_ptr.dtype.element_ty), mask)
 
 
