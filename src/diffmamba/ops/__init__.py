@@ -1,6 +1,7 @@
 """Pure functions of tensors. Each op has `naive`, which reads like its equation, and faster backends behind it."""
 
 from ._common import accumulate_dtype as accumulate_dtype
+from ._common import default_backend as default_backend
 from .conv import ConvOutput as ConvOutput
 from .conv import causal_conv1d as causal_conv1d
 from .conv import causal_conv1d_step as causal_conv1d_step
