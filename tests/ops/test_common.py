@@ -73,9 +73,11 @@ def test_an_op_without_the_default_raises(unchecked_types):
     model = DiffMambaForCausalLM(build_config("tiny", "mamba", **SMALL)).double()
     with default_backend("triton"), pytest.raises(ValueError, match="`backend` .*triton"):
         model(torch.randint(16, (1, 5)))
-    with pytest.raises(ValueError, match="`backend` must be one of .*; got 'tritn'; did you mean 'triton'"):
-        with default_backend("tritn"):
-            pass
+    with (
+        pytest.raises(ValueError, match="`backend` must be one of .*; got 'tritn'; did you mean 'triton'"),
+        default_backend("tritn"),
+    ):
+        pass
 
 
 @pytest.mark.filterwarnings("default")

@@ -17,10 +17,10 @@ from ..data import MQAR, Corpus, load_corpus, load_tokenizer
 from ..files import write_text
 from ..generate import continue_text, load_model
 from ..models import DiffMambaConfig, DiffMambaForCausalLM, build_config, parse_architecture, state_bytes
+from ..run_folder import RunFolder
 from ..train import (
     FitSettings,
     LanguageSettings,
-    RunFolder,
     Task,
     fit,
     language_config,

@@ -1,10 +1,7 @@
-"""The folder of a run: what it was started with, its metrics, its checkpoints.
+"""The folder of a run: what it was started with, and what it measured.
 
 run.json         the settings it was started with
-metrics.jsonl    a line every few steps
-curve.png        the same, drawn
-best/, last/     models in Hugging Face format
-checkpoints/     all that is needed to go on
+metrics.jsonl    a line a measurement
 """
 
 from __future__ import annotations
@@ -14,8 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunError
-from ..files import write_text
+from .errors import RunError
+from .files import write_text
 
 
 class RunFolder:
@@ -51,6 +48,9 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         if not begun.exists():
             write_text(begun, json.dumps(settings, indent=2) + "\n")
+        if self.metrics_file.exists() and not self.metrics_file.read_text().endswith("\n"):
+            # A line that was cut off would run into the next one.
+            write_text(self.metrics_file, "".join(json.dumps(line) + "\n" for line in self.metrics()))
 
     def _check_same(self, before: dict[str, Any], now: dict[str, Any]) -> None:
         now = json.loads(json.dumps(now))
