@@ -11,7 +11,8 @@ import torch
 
 from . import __version__
 
-_PACKAGES = ("torch", "triton", "transformers", "mamba_ssm", "flash-linear-attention")
+# transformers takes kernels of mamba_ssm and causal_conv1d where they are installed.
+_PACKAGES = ("torch", "triton", "transformers", "mamba_ssm", "causal_conv1d", "flash-linear-attention")
 
 
 def describe_machine() -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +15,14 @@ from transformers import PreTrainedTokenizerBase
 from ..data import MQAR, Corpus, load_corpus, load_tokenizer
 from ..files import write_text
 from ..generate import continue_text, load_model
-from ..models import DiffMambaConfig, DiffMambaForCausalLM, build_config, parse_architecture, state_bytes
+from ..models import (
+    DiffMambaConfig,
+    DiffMambaForCausalLM,
+    build_config,
+    parse_architecture,
+    split_architectures,
+    state_bytes,
+)
 from ..run_folder import RunFolder
 from ..train import (
     FitSettings,
@@ -115,7 +121,7 @@ class CompareConfig:
 
     @property
     def arch_names(self) -> list[str]:
-        return re.split(r",(?![^\[]*\])", self.archs)  # not at the commas in a list
+        return split_architectures(self.archs)
 
     @property
     def task_names(self) -> list[str]:
