@@ -11,6 +11,8 @@ ORDER = [
     "errors",
     "files",
     "stats",
+    "machine",
+    "run_folder",
     "ops",
     "layers",
     "models",

@@ -9,9 +9,11 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
+from rich.table import Table
 from safetensors import SafetensorError
 
 from .bench import BenchConfig, bench
+from .bench import tables as bench_tables
 from .compare import CompareConfig, compare, tables
 from .convert import ConvertConfig, convert
 from .errors import RunError
@@ -29,14 +31,19 @@ def _train(config: TrainConfig) -> None:
 
 def _compare(config: CompareConfig) -> None:
     report = compare(config)
-    # Wide enough for the table, whatever the terminal says: a cut column cannot be read.
-    console = Console(width=max(Console().width, 150))
-    for table in tables(report):
-        console.print(table)
+    console = _print_tables(tables(report))
     for arch, text in report["samples"].items():
         console.rule(f"sample from {arch}")
         console.print(text, markup=False, highlight=False)
     print(f"report.md, report.json and curves are in {config.out}")
+
+
+def _print_tables(found: list[Table]) -> Console:
+    # Wide enough, whatever the terminal says: a cut column cannot be read.
+    console = Console(width=max(Console().width, 150))
+    for table in found:
+        console.print(table)
+    return console
 
 
 def _generate(config: GenerateConfig) -> None:
@@ -50,7 +57,8 @@ def _convert(config: ConvertConfig) -> None:
 
 
 def _bench(config: BenchConfig) -> None:
-    bench(config)
+    _print_tables(bench_tables(bench(config)))
+    print(f"report.md, results.csv and pictures are in {config.out}")
 
 
 Verb = (
@@ -75,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )  # fmt: skip
         _JOBS[type(config)](config)
     except KeyboardInterrupt:
-        saved = isinstance(config, TrainConfig | CompareConfig)
+        saved = isinstance(config, TrainConfig | CompareConfig | BenchConfig)
         return _fail("interrupted" + "; run the same command with --resume to go on from what is saved" * saved)
     except (RunError, ValueError) as error:
         return _fail(str(error))

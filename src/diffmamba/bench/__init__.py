@@ -1,4 +1,5 @@
-"""Speed and memory against other libraries."""
+"""Speed and memory of this library's models, and of other libraries', side by side."""
 
-from .run import BenchConfig as BenchConfig
+from .report import tables as tables
 from .run import bench as bench
+from .settings import BenchConfig as BenchConfig

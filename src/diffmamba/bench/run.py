@@ -1,116 +1,112 @@
-"""`diffmamba bench`: an architecture of this library against a peer, in turns, each run in a process of its own."""
+"""`diffmamba bench`: models side by side, in turns, each in a process of its own."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
-import platform
+import signal
 import subprocess
 import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+import tempfile
+from collections.abc import Iterator
+from typing import Any
 
-import torch
-import transformers
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..errors import RunError
-from ..files import write_text
-from ..stats import median_and_range
+from ..machine import describe_machine
+from ..run_folder import RunFolder, check_folder
+from .report import build_report, write_report
+from .settings import BenchConfig, Cell
+from .sides import Side, check_available
 
-ROWS = {
-    "train_s": "forward + backward, s",
-    "forward_s": "forward, s",
-    "decode_tokens_per_s": "decoding, tokens/s",
-    "peak_mb": "peak memory, MB",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchConfig:
-    """Time training, inference and decoding on the CPU against a peer of the same sizes."""
-
-    peer: Literal["transformers"] = "transformers"
-    """transformers: its Mamba-2 in pure PyTorch."""
-    arch: str = "diff_mamba2"
-    """Architecture of this library, as name or name:field=value:..."""
-    d_model: int = 512
-    """Width."""
-    n_layer: int = 4
-    """Layers."""
-    d_state: int = 128
-    """State size."""
-    headdim: int = 64
-    """Channels of a head."""
-    vocab_size: int = 256
-    """Size of the embedding."""
-    batch: int = 1
-    """Sequences at a time."""
-    seqlen: int = 1024
-    """Tokens a sequence."""
-    new_tokens: int = 100
-    """Tokens to decode after a prompt of 16."""
-    threads: int = 2
-    """Of PyTorch."""
-    repeats: int = 7
-    """Timed repetitions in a process, after one that is not counted."""
-    rounds: int = 3
-    """Processes for each side, in turns."""
-    out: Path | None = None
-    """JSON file for the figures."""
-
-    def check(self) -> None:
-        """Raise ValueError for values that cannot be."""
-        for name in ("batch", "seqlen", "new_tokens", "threads", "repeats", "rounds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1; got {getattr(self, name)}")
+KILLED = "killed"
+"""The error of a cell whose process the system has killed, as Linux does when the memory is full."""
 
 
 def bench(config: BenchConfig) -> dict[str, Any]:
-    """Measure both sides in turns, print a table of medians and ratios, and return the figures."""
+    """Check the parity of all models, measure every cell that is not there yet, write the report and return it.
+
+    Raises:
+        ValueError: the settings cannot be.
+        RunError: a library is missing, a model fails its parity, or the folder holds something else.
+    """
     config.check()
-    if config.out is not None and not config.out.parent.is_dir():
-        raise RunError(f"no folder {config.out.parent} to write {config.out.name} to")
-    runs: dict[str, list[dict[str, float]]] = {config.arch: [], config.peer: []}
-    for side in track([config.arch, config.peer] * config.rounds, description="measuring"):
-        runs[side].append(_in_own_process(config, side))
-    table = Table("", config.arch, config.peer, "times as good", title="medians of all processes (smallest to largest)")
-    settings = {name: value for name, value in dataclasses.asdict(config).items() if name != "out"}
-    figures: dict[str, Any] = {"settings": settings, "runs": runs, "ratios": {}}
-    for name, title in ROWS.items():
-        ours, peers = ([run[name] for run in runs[side]] for side in (config.arch, config.peer))
-        pairs = [a / b if name.endswith("per_s") else b / a for a, b in zip(ours, peers, strict=True)]
-        figures["ratios"][name] = median_and_range(pairs)
-        cells = (_show(median_and_range(values)) for values in (ours, peers, pairs))
-        table.add_row(title, *cells)
-    figures["machine"] = {
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-    Console(width=max(Console().width, 110)).print(table)
-    if config.out is not None:
-        write_text(config.out, json.dumps(figures, indent=2) + "\n")
-    return figures
+    sides = config.sides()
+    check_available(sides, config.device)
+    settings = config.settings() | {"machine": describe_machine()}
+    options = {"resume": config.resume, "overwrite": config.overwrite}
+    check_folder(config.out, settings, **options)  # now, as parity takes a while; made after it
+    with _progress_bar() as progress:
+        parity = dict[str, dict[str, float | None]]()
+        for index, side in enumerate(progress.track(sides, description="parity")):
+            lines = list(_worker_lines(config, index, None))
+            if not lines:
+                raise RunError(
+                    f"the system killed the check of {side.name}, most likely for its memory: use less of it"
+                )
+            parity[side.name] = lines[0]
+        folder = RunFolder(config.out, settings, **options)
+        _measure_all(config, sides, folder, progress)
+    report = build_report(settings, parity, folder.metrics())
+    write_report(folder.path, report)
+    return report
 
 
-def _in_own_process(config: BenchConfig, side: str) -> dict[str, float]:
-    sizes = {name: getattr(config, name) for name in ("d_model", "n_layer", "d_state", "headdim", "vocab_size")}
-    request = {name: getattr(config, name) for name in ("batch", "seqlen", "new_tokens", "threads", "repeats")}
-    request |= {"side": side, "sizes": sizes}
-    command = [sys.executable, "-m", "diffmamba.bench.worker", json.dumps(request)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"
-        raise RunError(f"measuring {side} failed: {reason}")
-    return json.loads(done.stdout.splitlines()[-1])
+def _measure_all(config: BenchConfig, sides: list[Side], folder: RunFolder, progress: Progress) -> None:
+    """Rounds over the models, each begun by another one, so that neither order nor drift favours any."""
+    cells, done = config.cells(), {_key(line) for line in folder.metrics()}
+    bar = progress.add_task("measuring", total=config.rounds * len(sides) * len(cells), completed=len(done))
+    for round_ in range(config.rounds):
+        for turn in range(len(sides)):
+            index = (round_ + turn) % len(sides)
+            who = {"model": sides[index].name, "round": round_}
+            missing = [cell for cell in cells if _key(who | cell._asdict()) not in done]
+            progress.update(bar, description=f"round {round_ + 1} of {config.rounds}, {sides[index].name}")
+            for line in _measured(config, index, missing):
+                folder.append_metrics(who | line)
+                progress.advance(bar)
 
 
-def _show(values: tuple[float, float, float]) -> str:
-    median, low, high = (f"{value:.3g}" if value < 100 else f"{value:.0f}" for value in values)
-    return f"{median}  ({low} to {high})"
+def _measured(config: BenchConfig, index: int, missing: list[Cell]) -> Iterator[dict[str, Any]]:
+    """A line for each cell; if the system kills the process, the next one goes on after the cell that it died of."""
+    while missing:
+        for line in _worker_lines(config, index, missing):
+            yield line
+            missing = missing[1:]
+        if missing:
+            yield missing[0]._asdict() | {"error": KILLED}
+            missing = missing[1:]
+
+
+def _worker_lines(config: BenchConfig, index: int, cells: list[Cell] | None) -> Iterator[dict[str, Any]]:
+    """What a worker prints; it ends early if the system kills the worker."""
+    request = {"config": config.settings() | {"out": str(config.out)}, "model": index, "cells": cells}
+    command = [sys.executable, "-m", f"{__package__}.worker", json.dumps(request)]
+    name = config.sides()[index].name
+    with (
+        tempfile.TemporaryFile("w+") as stderr,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as worker,
+    ):
+        try:
+            for line in worker.stdout or ():
+                found = json.loads(line)
+                if "failure" in found:
+                    raise RunError(f"{name}: {found['failure']}")
+                yield found
+        except BaseException:
+            worker.kill()  # nothing goes on in the background after an error or Ctrl-C
+            raise
+        code = worker.wait()
+        if code not in (0, -signal.SIGKILL):
+            stderr.seek(0)
+            lines = stderr.read().strip().splitlines()
+            raise RunError(f"measuring {name} failed: {lines[-1] if lines else f'exit code {code}'}")
+
+
+def _key(line: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(line[name] for name in ("model", "round", *Cell._fields))
+
+
+def _progress_bar() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn())

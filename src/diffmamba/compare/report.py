@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
 from rich.table import Table
 
-from .. import __version__
 from ..files import write_text
+from ..machine import describe_machine
 from ..stats import Estimate, estimate
 from .curves import draw_curves
 
@@ -36,14 +32,7 @@ def build_report(settings: dict[str, Any], cells: list[dict[str, Any]], samples:
         of_task = [cell for cell in cells if cell["task"] == task]
         archs = list(dict.fromkeys(cell["arch"] for cell in of_task))
         summary += [_row(task, arch, archs[0], of_task) for arch in archs]
-    machine = {
-        "diffmamba": __version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores",
-    }
+    machine = describe_machine()
     return {"settings": settings, "machine": machine, "summary": summary, "cells": cells, "samples": samples}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,12 +21,13 @@ from ..models import (
     build_config,
     match_width,
     parse_architecture,
+    split_architectures,
     state_bytes,
 )
+from ..run_folder import RunFolder
 from ..train import (
     FitSettings,
     LanguageSettings,
-    RunFolder,
     Task,
     fit,
     language_config,
@@ -122,7 +122,7 @@ class CompareConfig:
 
     @property
     def arch_names(self) -> list[str]:
-        return re.split(r",(?![^\[]*\])", self.archs)  # not at the commas in a list
+        return split_architectures(self.archs)
 
     @property
     def task_names(self) -> list[str]:

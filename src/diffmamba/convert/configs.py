@@ -143,15 +143,20 @@ def write_config(layout: Layout, config: DiffMambaConfig, dtype: torch.dtype, fo
     if layout == "diffmamba":
         changed(config, architectures=["DiffMambaForCausalLM"], dtype=name).save_pretrained(folder)
     elif layout == "transformers":
-        fields = _to_transformers(config)
+        fields = transformers_fields(config)
         kind, model = (MambaConfig, "Mamba") if fields["model_type"] == "mamba" else (Mamba2Config, "Mamba2")
         kind.from_dict(fields | {"architectures": [f"{model}ForCausalLM"], "dtype": name}).save_pretrained(folder)
     else:
-        fields = _to_reference(config) | {"torch_dtype": name} if layout == "reference" else _to_mamba_ssm(config)
+        fields = _to_reference(config) | {"torch_dtype": name} if layout == "reference" else mamba_ssm_fields(config)
         (folder / "config.json").write_text(json.dumps(fields, indent=2))
 
 
-def _to_transformers(config: DiffMambaConfig) -> dict[str, Any]:
+def transformers_fields(config: DiffMambaConfig) -> dict[str, Any]:
+    """Fields of transformers' MambaConfig or Mamba2Config, and the `model_type` that says which.
+
+    Raises:
+        ValueError: transformers has no such model.
+    """
     kinds = set(config.layer_names)
     if kinds not in ({"mamba"}, {"mamba2"}):
         raise ValueError(
@@ -193,7 +198,12 @@ def _to_reference(config: DiffMambaConfig) -> dict[str, Any]:
     raise ValueError(f"the reference has layers in the patterns {', '.join(_REFERENCE_PATTERNS)}; got {config.pattern}")
 
 
-def _to_mamba_ssm(config: DiffMambaConfig) -> dict[str, Any]:
+def mamba_ssm_fields(config: DiffMambaConfig) -> dict[str, Any]:
+    """Fields of mamba_ssm's MambaConfig.
+
+    Raises:
+        ValueError: mamba_ssm has no such model.
+    """
     kinds, widths = set(config.layer_names), set(config.d_intermediates)
     if kinds not in ({"mamba"}, {"mamba2"}) or len(widths) > 1:
         raise ValueError(f"mamba_ssm has models of like layers of Mamba or Mamba-2; got {', '.join(sorted(kinds))}")

@@ -15,7 +15,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 
 from ..layers import DiffMamba2, Mamba2, MixerState, RMSNorm
 from ..layers.linear import Linear
-from ..ops import has_triton
+from ..ops import chosen_backend, has_triton
 from .cache import write_state
 from .cache_layers import StateLayer
 
@@ -29,11 +29,11 @@ def replayed_step(model: PreTrainedModel, input_ids: Tensor | None, cache: Cache
     """Logits (b 1 v) of one token after those in `cache`, which is brought up to date; None where no graph can serve.
 
     It cannot while training, compiling or under autocast; with hooks on modules, which a replay would not call; for
-    more than one token; and for caches that grow.
+    more than one token; for caches that grow; and where a backend is chosen by `default_backend`.
     """
     if input_ids is None or cache is None or not input_ids.is_cuda or input_ids.shape[1] != 1:
         return None
-    if torch.is_grad_enabled() or model.training or torch.compiler.is_compiling():
+    if torch.is_grad_enabled() or model.training or torch.compiler.is_compiling() or chosen_backend() != "auto":
         return None
     if torch.is_autocast_enabled("cuda") or torch.cuda.is_current_stream_capturing():
         return None

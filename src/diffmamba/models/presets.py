@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from typing import Any
 
 import torch
@@ -125,6 +126,11 @@ def _lookup(kind: str, name: str, table: dict[str, Any]) -> Any:
     if name not in table:
         raise ValueError(f"unknown {kind} {name!r}{nearest(name, table)} Known: {', '.join(table)}.")
     return table[name]
+
+
+def split_architectures(text: str) -> list[str]:
+    """A list of architectures, at its commas; those inside the list of a field's values do not count."""
+    return re.split(r",(?![^\[]*\])", text)
 
 
 def _parse_value(text: str) -> Any:

@@ -8,16 +8,46 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..errors import check_choice
+
 Backend = Literal["auto", "naive", "torch", "triton"]
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
+_default: str = "auto"
+
+
+@contextmanager
+def default_backend(backend: Backend) -> Iterator[None]:
+    """What "auto" means inside the block, in all threads: for a whole model, whose layers do not name a backend.
+
+    An op that is called with a backend by name keeps it, and one that lacks the default raises, as if called with it.
+    A compiled model is compiled anew where the default has changed.
+
+    Raises:
+        ValueError: the backend is unknown.
+    """
+    # Not a ContextVar: torch.compile cannot read one, and autograd's own threads, which run a checkpointed layer
+    # again, would not see it.
+    global _default
+    check_choice("backend", backend, get_args(Backend))
+    before, _default = _default, backend
+    try:
+        yield
+    finally:
+        _default = before
+
+
+def chosen_backend() -> Backend:
+    """What "auto" means now."""
+    return cast(Backend, _default)
 
 
 def has_triton() -> bool:
@@ -28,9 +58,12 @@ def has_triton() -> bool:
 def resolve(op: str, backend: str, implementations: Mapping[str, Callable[..., Any]], x: Tensor) -> Callable[..., Any]:
     """The function that computes `op` on `x`. "auto" takes the fastest there is; a backend by name never falls back.
 
+    `default_backend` gives "auto" another meaning.
+
     Raises:
         ValueError: the backend is unknown, `op` has no implementation of it, or it cannot run here.
     """
+    backend = _default if backend == "auto" else backend
     if backend == "auto":
         backend = "triton" if "triton" in implementations and x.is_cuda and not _missing(x) else "torch"
     if backend not in implementations:

@@ -4,7 +4,6 @@ from .callbacks import progress_bar as progress_bar
 from .fit import fit as fit
 from .language import TrainConfig as TrainConfig
 from .language import train as train
-from .run_folder import RunFolder as RunFolder
 from .settings import FitSettings as FitSettings
 from .settings import LanguageSettings as LanguageSettings
 from .tasks import Task as Task

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState
 
 from ..files import replaced_folder
-from .run_folder import RunFolder
+from ..run_folder import RunFolder
 
 
 def progress_bar() -> Progress:

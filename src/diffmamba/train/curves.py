@@ -7,7 +7,7 @@ import math
 from matplotlib.figure import Figure
 
 from ..files import replaced_file
-from .run_folder import RunFolder
+from ..run_folder import RunFolder
 
 
 def draw_curve(folder: RunFolder) -> None:

@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 
 from ..errors import RunError
+from ..run_folder import RunFolder
 from .callbacks import Interrupt, Recorder
-from .run_folder import RunFolder
 from .settings import FitSettings
 from .tasks import Task
 from .trainer import DiffMambaTrainer, last_checkpoint

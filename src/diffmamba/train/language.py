@@ -12,10 +12,10 @@ import tyro
 
 from ..data import load_corpus, load_tokenizer
 from ..models import DiffMambaForCausalLM
+from ..run_folder import RunFolder
 from .callbacks import progress_bar
 from .curves import draw_curve
 from .fit import fit
-from .run_folder import RunFolder
 from .settings import LanguageSettings
 from .tasks import language_config, language_task
 

@@ -1,10 +1,7 @@
-"""The folder of a run: what it was started with, its metrics, its checkpoints.
+"""The folder of a run: what it was started with, and what it measured.
 
 run.json         the settings it was started with
-metrics.jsonl    a line every few steps
-curve.png        the same, drawn
-best/, last/     models in Hugging Face format
-checkpoints/     all that is needed to go on
+metrics.jsonl    a line a measurement
 """
 
 from __future__ import annotations
@@ -14,8 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunError
-from ..files import write_text
+from .errors import RunError
+from .files import write_text
 
 
 class RunFolder:
@@ -32,35 +29,18 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], *, resume: bool = False, overwrite: bool = False) -> None:
+        check_folder(path, settings, resume=resume, overwrite=overwrite)
         self.path = path
         self.metrics_file = path / "metrics.jsonl"
-        if resume and overwrite:
-            raise RunError("--resume keeps the run that is there and --overwrite deletes it: give one of them")
-        if path.exists() and not path.is_dir():
-            raise RunError(f"{path} is a file; give a folder to write to")
         begun = path / "run.json"
-        if path.exists() and any(path.iterdir()):
-            if not begun.exists():
-                raise RunError(f"{path} holds files that are not a run of diffmamba; give a new or empty folder")
-            if overwrite:
-                shutil.rmtree(path)
-            elif not resume:
-                raise RunError(f"{path} holds a run already; go on with --resume, or delete it with --overwrite")
-            else:
-                self._check_same(_read_settings(begun), settings)
+        if overwrite and path.exists():
+            shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)
         if not begun.exists():
             write_text(begun, json.dumps(settings, indent=2) + "\n")
-
-    def _check_same(self, before: dict[str, Any], now: dict[str, Any]) -> None:
-        now = json.loads(json.dumps(now))
-        changed = [
-            f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
-            for name in sorted(before | now)
-            if before.get(name) != now.get(name)
-        ]
-        if changed:
-            raise RunError(f"cannot resume {self.path} with other settings: {'; '.join(changed)}")
+        if self.metrics_file.exists() and not self.metrics_file.read_text().endswith("\n"):
+            # A line that was cut off would run into the next one.
+            write_text(self.metrics_file, "".join(json.dumps(line) + "\n" for line in self.metrics()))
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         with self.metrics_file.open("a") as file:
@@ -82,6 +62,33 @@ class RunFolder:
         """Drop the lines of steps that a resumed run will take again."""
         kept = [line for line in self.metrics() if line["step"] <= step]
         write_text(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def check_folder(path: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+    """Raise what `RunFolder` would raise, and touch nothing."""
+    if resume and overwrite:
+        raise RunError("--resume keeps the run that is there and --overwrite deletes it: give one of them")
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path} is a file; give a folder to write to")
+    if not path.exists() or not any(path.iterdir()):
+        return
+    if not (path / "run.json").exists():
+        raise RunError(f"{path} holds files that are not a run of diffmamba; give a new or empty folder")
+    if resume:
+        _check_same(path, settings)
+    elif not overwrite:
+        raise RunError(f"{path} holds a run already; go on with --resume, or delete it with --overwrite")
+
+
+def _check_same(path: Path, settings: dict[str, Any]) -> None:
+    before, now = _read_settings(path / "run.json"), json.loads(json.dumps(settings))
+    changed = [
+        f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
+        for name in sorted(before | now)
+        if before.get(name) != now.get(name)
+    ]
+    if changed:
+        raise RunError(f"cannot resume {path} with other settings: {'; '.join(changed)}")
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

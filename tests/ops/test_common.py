@@ -1,0 +1,93 @@
+"""Which implementation of an op is taken."""
+
+import sys
+
+import pytest
+import torch
+
+from diffmamba import DiffMambaForCausalLM, build_config
+from diffmamba.ops import _common, default_backend, rms_norm
+
+SMALL = {"d_model": 16, "n_layer": 1, "d_state": 4, "headdim": 8, "vocab_size": 16}
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """The backends that `rms_norm` took, in order."""
+    from diffmamba.ops import norm
+
+    names = []
+    for backend in ("naive", "torch"):
+        compute = getattr(norm, f"rms_norm_{backend}")
+
+        def note(*args, backend=backend, compute=compute, **options):
+            names.append(backend)
+            return compute(*args, **options)
+
+        monkeypatch.setattr(norm, f"rms_norm_{backend}", note)
+    return names
+
+
+def test_default_holds_inside_the_block_and_a_name_goes_before_it(taken):
+    x = torch.randn(2, 3)
+    rms_norm(x)
+    with default_backend("naive"):
+        rms_norm(x)
+        rms_norm(x, backend="torch")
+        with default_backend("auto"):
+            rms_norm(x)
+        rms_norm(x)
+    rms_norm(x)
+    assert taken == ["torch", "naive", "torch", "torch", "naive", "torch"]
+
+
+def test_default_ends_with_an_error(taken):
+    with pytest.raises(KeyError), default_backend("naive"):
+        raise KeyError
+    rms_norm(torch.randn(2, 3))
+    assert taken == ["torch"]
+
+
+def test_default_reaches_every_op_of_a_model(monkeypatch):
+    tokens, chosen = torch.randint(16, (1, 5)), set()
+    model = DiffMambaForCausalLM(build_config("tiny", **SMALL)).double().eval()
+    resolve = _common.resolve
+
+    def spy(op, backend, implementations, x):
+        compute = resolve(op, backend, implementations, x)
+        chosen.update((op, name) for name, function in implementations.items() if function is compute)
+        return compute
+
+    for op in ("conv", "norm", "ssd"):  # by the module's name: `diffmamba.ops.ssd` is the function
+        monkeypatch.setattr(sys.modules[f"diffmamba.ops.{op}"], "resolve", spy)
+    ops = ("causal_conv1d", "gated_rms_norm", "rms_norm", "ssd")
+    with torch.no_grad(), default_backend("naive"):
+        naive = model(tokens).logits
+    assert chosen == {(op, "naive") for op in ops}
+    with torch.no_grad():
+        torch.testing.assert_close(naive, model(tokens).logits)
+    assert chosen == {(op, backend) for op in ops for backend in ("naive", "torch")}
+
+
+def test_an_op_without_the_default_raises(unchecked_types):
+    model = DiffMambaForCausalLM(build_config("tiny", "mamba", **SMALL)).double()
+    with default_backend("triton"), pytest.raises(ValueError, match="`backend` .*triton"):
+        model(torch.randint(16, (1, 5)))
+    with (
+        pytest.raises(ValueError, match="`backend` must be one of .*; got 'tritn'; did you mean 'triton'"),
+        default_backend("tritn"),
+    ):
+        pass
+
+
+@pytest.mark.filterwarnings("default")
+def test_compiled_op_follows_the_default():
+    implementations = {"naive": torch.sin, "torch": torch.cos}
+    compiled = torch.compile(
+        lambda x: _common.resolve("op", "auto", implementations, x)(x), fullgraph=True, backend="eager"
+    )
+    x = torch.randn(3)
+    assert torch.equal(compiled(x), x.cos())
+    with default_backend("naive"):
+        assert torch.equal(compiled(x), x.sin())
+    assert torch.equal(compiled(x), x.cos())
