@@ -19,6 +19,7 @@ from diffmamba.bench.report import COLUMNS
 from diffmamba.convert import save_pretrained
 from diffmamba.convert.configs import read_foreign_config
 from diffmamba.errors import RunError
+from diffmamba.ops import _common
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -191,6 +192,36 @@ def test_no_repetition_has_the_inputs_of_the_one_before(monkeypatch):
         runs = seen[-8:] if measure == "decode" else seen[-4:]
         assert all(not torch.equal(one, two) for one, two in itertools.pairwise(runs)), measure
     assert all(weight.grad is None for weight in subject.model.parameters())
+
+
+def test_decoding_is_timed_by_the_token(monkeypatch):
+    monkeypatch.setattr(measure_module, "timed", lambda job, repeats, device: [job() or 6.0] * repeats)
+    subject = side("mamba2").build(side("mamba2").config, CPU, FP32)
+    options = {"vocab_size": 32, "device": CPU, "new_tokens": 3, "warmup": 1, "repeats": 2}
+    found = {m: measure_module.measure(subject, run.Cell(m, 1, 4), **options) for m in ("decode", "train")}
+    assert found["decode"]["seconds"] == 2.0 and found["train"]["seconds"] == 6.0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu(config):
+    found = bench(config(device="cuda", dtype="bfloat16", models="mamba2,diff_mamba2,mamba2@torch", rounds=1))
+    assert all(cell["seconds"] > 0 and cell["peak_bytes"] > cell["weight_bytes"] for cell in found["cells"])
+
+
+def test_each_model_is_timed_on_its_backend(config, monkeypatch):
+    measure, seen = worker.measure, []
+    monkeypatch.setattr(worker, "measure", lambda *a, **k: seen.append(_common._default) or measure(*a, **k))
+    bench(config(models="mamba2,mamba2@naive,mamba@torch", measures="forward", lengths="4", rounds=1))
+    assert seen == ["auto", "naive", "torch"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a peak cannot be forgotten")
+def test_peak_of_memory_is_forgotten_and_found_again():
+    before = measure_module.used_bytes(CPU)
+    block = torch.ones(2**27)
+    assert measure_module.peak_bytes(CPU) - before > 2**28
+    del block
+    assert abs(measure_module.used_bytes(CPU) - before) < 2**28
 
 
 def test_what_does_not_fit_in_the_memory_is_a_result(config, monkeypatch):
