@@ -57,38 +57,42 @@ def attention_torch(
 ) -> Float[Tensor, "b h l e"]:
     """The difference of outputs, not of weights, so that PyTorch's fused attention never writes the weights out.
 
-    Branches are more heads of one call. Flash kernels want values as wide as queries, so V1, whose values have two
-    parts, calls once for each; V2 and a plain Transformer call once.
+    Where branches share keys, as in V2, they are more heads of one call. Flash kernels want values as wide as queries,
+    so V1, whose values have two parts, calls once for each branch and part: nothing is copied to stand side by side.
     """
-    dtype, parts, seqlen, length = accumulate_dtype(q), k.shape[1], q.shape[3], k.shape[3]
-    # Heads that share keys stand side by side, as kernels want them: V2's two branches do.
-    queries = q.unflatten(1, (parts, -1)).transpose(2, 3).flatten(1, 3)
+    if k.shape[1] == 1:  # heads that share keys stand side by side, as kernels want them
+        y = _fused(q.transpose(1, 2).flatten(1, 2), k[:, 0], v[:, 0], mask)
+        if lam is None:
+            return y
+        first, second = y.unflatten(1, (-1, q.shape[1])).unbind(2)
+    else:
+        first, second = (
+            torch.cat([_fused(q[:, i], k[:, i], part, mask) for part in v.unbind(1)], dim=-1) for i in range(2)
+        )
+    assert lam is not None
+    dtype = accumulate_dtype(q)
+    return torch.addcmul(first.to(dtype), lam.to(dtype).mT[..., None], second.to(dtype), value=-1).to(q.dtype)
+
+
+def _fused(
+    q: Float[Tensor, "b h l p"], k: Float[Tensor, "b g m p"], v: Float[Tensor, "b g m p"], mask: Tensor | None
+) -> Float[Tensor, "b h l p"]:
+    """PyTorch's attention of one branch, by a flash kernel where nothing is masked but what is to come."""
+    (_, heads, seqlen, _), length, options = q.shape, k.shape[2], dict[str, Any]()
     # Flash kernels take no mask, and PyTorch's `is_causal` means as many queries as keys.
-    options: dict[str, Any] = {}
     if mask is not None:
         options["attn_mask"] = mask[:, None]
     elif seqlen == length:
         options["is_causal"] = True
     elif seqlen > 1:
         options["attn_mask"] = _causal(seqlen, length, q.device)
-
-    shared = queries.shape[1] // (parts * k.shape[2])
-    if shared > 1 and q.is_cuda and ("attn_mask" in options or q.dtype == dtype):
+    shared = heads // k.shape[1]
+    if shared > 1 and q.is_cuda and ("attn_mask" in options or q.dtype == accumulate_dtype(q)):
         # There only flash kernels share keys among heads, in half precision: others want them repeated.
-        k, v = k.repeat_interleave(shared, dim=2), v.repeat_interleave(shared, dim=2)
+        k, v = k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
     elif shared > 1:
         options["enable_gqa"] = True
-    outputs = [
-        F.scaled_dot_product_attention(
-            queries, k.flatten(1, 2), part.unsqueeze(1).expand(-1, parts, -1, -1, -1).flatten(1, 2), **options
-        )
-        for part in v.unbind(1)
-    ]
-    y = outputs[0] if parts == 1 else torch.cat(outputs, dim=-1)
-    if lam is None:
-        return y
-    first, second = y.unflatten(1, (parts, q.shape[2], -1)).transpose(2, 3).flatten(1, 2).unbind(1)
-    return torch.addcmul(first.to(dtype), lam.to(dtype).mT[..., None], second.to(dtype), value=-1).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, **options)
 
 
 def attention(
