@@ -78,7 +78,8 @@ def _fused(
     q: Float[Tensor, "b h l p"], k: Float[Tensor, "b g m p"], v: Float[Tensor, "b g m p"], mask: Tensor | None
 ) -> Float[Tensor, "b h l p"]:
     """PyTorch's attention of one branch, by a flash kernel where nothing is masked but what is to come."""
-    (_, heads, seqlen, _), length, options = q.shape, k.shape[2], dict[str, Any]()
+    (_, heads, seqlen, _), length = q.shape, k.shape[2]
+    options: dict[str, Any] = {}
     # Flash kernels take no mask, and PyTorch's `is_causal` means as many queries as keys.
     if mask is not None:
         options["attn_mask"] = mask[:, None]
