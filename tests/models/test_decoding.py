@@ -1,5 +1,6 @@
 """One token at a time: the fused kernels (in Triton's interpreter where there is no GPU), and the recorded graph."""
 
+import contextlib
 import copy
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 import diffmamba.models.modeling as modeling
 from diffmamba.models.cache import state_bytes
-from diffmamba.models.decoding import _STEPS, FusedStep, _OrdinaryStep
+from diffmamba.models.decoding import _STEPS, FusedStep, _OrdinaryStep, _recordable, _StepGraph
 from tolerance import GPU, LIMITS, assert_close
 from variants import make
 
@@ -119,3 +120,93 @@ def test_hooks_are_called():
     model(token, cache_params=cache)
     model(token, cache_params=cache)
     assert len(called) == 2 and model not in _STEPS
+
+
+class Ids(torch.Tensor):
+    """Token ids that say they are on a GPU."""
+
+    is_cuda = property(lambda _: True)
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+
+class Stream:
+    def wait_stream(self, other):
+        pass
+
+
+@pytest.fixture
+def replayed(monkeypatch):
+    """A graph whose replay runs the recorded step again on the graph's own buffers, which needs no GPU."""
+
+    def replay(step, ids):
+        step.ids.copy_(ids)
+        with torch.no_grad():
+            step.logits.copy_(step.run(step.ids, step.cache))
+        return step.logits.clone()
+
+    for name, fake in {
+        "Stream": Stream, "current_stream": Stream, "stream": contextlib.nullcontext, "CUDAGraph": object,
+        "graph": contextlib.nullcontext, "is_current_stream_capturing": lambda: False,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(_StepGraph, "__call__", replay)
+
+
+def plain(model, token, cache):
+    return _OrdinaryStep(model)(token, cache)
+
+
+@pytest.mark.usefixtures("replayed")
+@torch.no_grad()
+def test_a_recorded_step_serves_one_cache_after_another():
+    model, cache, token = prepared(2)
+    caches = [cache, model(token.repeat(1, 5), use_cache=True).cache_params]
+    others, ids = copy.deepcopy(caches), token.cpu().as_subclass(Ids)
+    for _ in range(2):
+        for one, two in zip(caches, others, strict=True):
+            assert_close(model(ids, cache_params=one).logits, plain(model, token, two), LIMITS[torch.float32])
+    recorded = _STEPS[model]
+    for parameter in model.parameters():  # as fused optimizers do it: no mark is left
+        parameter.data.copy_(parameter.data * 1.1)
+    fresh = model(token.repeat(1, 3), use_cache=True).cache_params
+    other = copy.deepcopy(fresh)
+    assert_close(model(ids, cache_params=fresh).logits, plain(model, token, other), LIMITS[torch.float32])
+    model.lm_head.weight.mul_(2)
+    assert_close(model(ids, cache_params=fresh).logits, plain(model, token, other), LIMITS[torch.float32])
+    assert _STEPS[model] is not recorded
+    for mine, theirs in zip(states(fresh), states(other), strict=True):
+        assert_close(mine, theirs, LIMITS[torch.float32])
+
+
+@pytest.mark.usefixtures("replayed")
+def test_recorded_in_one_mode_and_used_in_another():
+    with torch.inference_mode():
+        model, cache, token = prepared(1)
+        ids = token.cpu().as_subclass(Ids)
+        model(ids, cache_params=cache)
+    with torch.no_grad():
+        cache = model(token.clone().repeat(1, 3), use_cache=True).cache_params
+        other = copy.deepcopy(cache)
+        oracle = plain(model, token, other)
+        assert_close(model(ids.clone().as_subclass(Ids), cache_params=cache).logits, oracle, LIMITS[torch.float32])
+
+
+@pytest.mark.usefixtures("replayed")
+@torch.no_grad()
+def test_a_cache_of_other_rows_is_an_error_with_a_graph_too(unchecked_types):
+    model, cache, token = prepared(2)
+    model(token.cpu().as_subclass(Ids), cache_params=cache)
+    narrow = model(token[:1].repeat(1, 3), use_cache=True).cache_params
+    with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+        model(token.cpu().as_subclass(Ids), cache_params=narrow)
+
+
+def test_what_is_not_recorded():
+    import peft
+
+    model = make()
+    assert _recordable(model)
+    model.backbone.norm_f.register_forward_hook(lambda *_: None)
+    assert not _recordable(model)
+    adapted = peft.get_peft_model(make(), peft.LoraConfig(target_modules=["in_proj"], task_type="CAUSAL_LM"))
+    assert not _recordable(adapted.base_model.model)

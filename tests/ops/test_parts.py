@@ -37,3 +37,19 @@ def test_parts_that_nobody_uses_or_that_several_use():
     (grad,) = torch.autograd.grad((a * 2 + a * a).sum() + (b * 3).sum(), whole)
     oracle = torch.cat([2 + 2 * whole[..., :4], torch.full_like(b, 3), torch.zeros_like(c)], -1)
     assert torch.equal(grad, oracle)
+
+
+def test_a_part_that_two_kernels_take():
+    """Also one with two axes, of which there are no rows without a copy."""
+    device = "cuda" if GPU else "cpu"
+    whole = torch.randn(2, 3, 48, device=device, requires_grad=True)
+    for shape in ((16,), (2, 16)):
+        rest = 48 - torch.Size(shape).numel()
+        grads = []
+        for backend in ("triton", "naive"):
+            z, others = split(whole * 1, [shape, (rest,)])
+            ones = torch.ones(16, device=device)
+            y = gated_rms_norm(z.detach() + 1, z, ones, backend=backend)
+            y = y + gated_rms_norm(z.detach() - 1, z, ones, backend=backend)
+            grads.append(torch.autograd.grad(y.square().sum() + others.sum(), whole)[0])
+        assert_close(*grads, LIMITS[torch.float32])

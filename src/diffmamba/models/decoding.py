@@ -6,6 +6,8 @@ forward pass. The graph has a state of its own, which it lends to one cache at a
 
 from __future__ import annotations
 
+import threading
+import warnings
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from ..ops.triton.decode import Folded
 
 _STEPS: weakref.WeakKeyDictionary[PreTrainedModel, _StepGraph] = weakref.WeakKeyDictionary()
+_REFUSED: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
+_ONE_AT_A_TIME = threading.RLock()
 
 
 def replayed_step(model: PreTrainedModel, input_ids: Tensor | None, cache: Cache | None) -> Tensor | None:
@@ -37,35 +41,53 @@ def replayed_step(model: PreTrainedModel, input_ids: Tensor | None, cache: Cache
         return None
     if torch.is_autocast_enabled("cuda") or torch.cuda.is_current_stream_capturing():
         return None
-    if not all(isinstance(layer, StateLayer) and layer.has_previous_state[0] for layer in cache.layers):
+    with _ONE_AT_A_TIME:  # a thread must not take the state between another's tokens
+        step = _STEPS.get(model)
+        if step is None or not step.serves(input_ids, cache):
+            step = _prepared(step, model, input_ids, cache)
+        return None if step is None else step(input_ids)
+
+
+def _prepared(step: _StepGraph | None, model: PreTrainedModel, ids: Tensor, cache: Cache) -> _StepGraph | None:
+    """A step that has the cache's state: the one there is, if it still fits, or a new one."""
+    layers = cache.layers
+    if len(layers) != model.config.n_layer or model in _REFUSED or not _recordable(model):
         return None
-    step = _STEPS.get(model)
-    if step is not None and step.serves(input_ids, cache):
-        return step(input_ids)
-    if step is None or not step.fits(model, input_ids):
+    if not all(isinstance(layer, StateLayer) and layer.has_previous_state[0] for layer in layers):
+        return None
+    if any(len(state) != len(ids) for state in _states(cache)):
+        return None
+    if step is None or not step.fits(model, ids, cache):
         if step is not None:
             step.release()
         _STEPS.pop(model, None)
-        if not _recordable(model):
+        try:
+            step = _STEPS[model] = _StepGraph(model, ids, cache)
+        except RuntimeError as error:  # something in the model waits for the GPU, which no graph may record
+            _REFUSED.add(model)
+            warnings.warn(f"decoding goes on without a CUDA graph, which failed: {error}", RuntimeWarning, stacklevel=3)
             return None
-        step = _STEPS[model] = _StepGraph(model, input_ids, cache)
     step.lend(cache)
-    return step(input_ids)
+    return step
 
 
 def _recordable(model: PreTrainedModel) -> bool:
+    """Not with hooks, which a replay would not call, nor with modules of others, whose switches it would not see."""
+    own = all(type(m).__module__.split(".")[0] in ("torch", "transformers", "diffmamba") for m in model.modules())
     hooked = any(m._forward_hooks or m._forward_pre_hooks or hasattr(m, "_hf_hook") for m in model.modules())
-    return not hooked and len({parameter.device for parameter in model.parameters()}) == 1
+    return own and not hooked and len({parameter.device for parameter in model.parameters()}) == 1
 
 
 def _marks(parameters: list[Tensor]) -> list[tuple[int, int]]:
-    """Change when a weight is moved or written to: the graph knows weights by address, and some by value."""
-    return [(parameter.data_ptr(), parameter._version) for parameter in parameters]
+    """Change when a weight is moved, or written to by most means: the graph knows weights by address."""
+    return [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters]
 
 
 class _StepGraph:
     """The recorded step of a model for one batch size."""
 
+    @torch.inference_mode(False)  # buffers of that mode could not be written to in any other
+    @torch.no_grad()
     def __init__(self, model: PreTrainedModel, ids: Tensor, cache: Cache) -> None:
         self.parameters, self.ids = list(model.parameters()), ids.clone()
         self.marks = _marks(self.parameters)
@@ -84,20 +106,23 @@ class _StepGraph:
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             self.logits = self.run(self.ids, self.cache)
+        self.stream = torch.cuda.current_stream()
 
     def serves(self, ids: Tensor, cache: Cache) -> bool:
         """Whether it goes on where it was. No longer so once rows of the cache were selected, which makes new tensors.
 
         Modules are not looked at again until another cache comes: that would take longer than the step.
         """
-        if self.lent_to is None or self.lent_to() is not cache or not self._takes(ids):
+        begun = cache.layers and cache.layers[0].has_previous_state[0]  # it may have been reset
+        if not begun or self.lent_to is None or self.lent_to() is not cache or not self._takes(ids):
             return False
         mine = all(own is theirs for own, theirs in zip(self.states, _states(cache), strict=True))
         return mine and _marks(self.parameters) == self.marks
 
-    def fits(self, model: PreTrainedModel, ids: Tensor) -> bool:
-        """Whether the model is as it was when the step was recorded, and the batch of the same size."""
-        same = len(self.parameters) == sum(1 for _ in model.parameters()) and _recordable(model)
+    def fits(self, model: PreTrainedModel, ids: Tensor, cache: Cache) -> bool:
+        """Whether the model is as it was when the step was recorded, and the states of the same sizes and dtypes."""
+        kinds = [[(state.shape, state.dtype) for state in states] for states in (self.states, _states(cache))]
+        same = len(self.parameters) == sum(1 for _ in model.parameters()) and kinds[0] == kinds[1]
         same = same and all(a is b for a, b in zip(self.parameters, model.parameters(), strict=True))
         return same and self._takes(ids) and _marks(self.parameters) == self.marks
 
@@ -105,6 +130,10 @@ class _StepGraph:
         return ids.shape == self.ids.shape and ids.device == self.ids.device
 
     def __call__(self, ids: Tensor) -> Tensor:
+        stream = torch.cuda.current_stream()
+        if stream != self.stream:
+            stream.wait_stream(self.stream)
+            self.stream = stream
         self.ids.copy_(ids)
         self.graph.replay()
         return self.logits.clone()
@@ -112,11 +141,14 @@ class _StepGraph:
     def lend(self, cache: Cache) -> None:
         """Make the graph's state that of the cache, and the cache's tensors those of the graph."""
         self.release()
+        self.run.refresh()
         for own, theirs in zip(self.states, _states(cache), strict=True):
             own.copy_(theirs)
         _set_states(cache, self.states)
         self.lent_to = weakref.ref(cache)
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def release(self) -> None:
         """Give the cache that has the state a copy of its own."""
         cache = None if self.lent_to is None else self.lent_to()
@@ -141,6 +173,9 @@ class _OrdinaryStep:
     def __init__(self, model: Any) -> None:
         self.backbone, self.lm_head = weakref.proxy(model.backbone), weakref.proxy(model.lm_head)
 
+    def refresh(self) -> None:
+        """Nothing is kept of the weights."""
+
     def __call__(self, ids: Tensor, states: Cache) -> Tensor:
         logits = self.lm_head(self.backbone(ids, cache_params=states, use_cache=True).last_hidden_state)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -160,11 +195,20 @@ class FusedStep:
 
     @staticmethod
     def fits(model: Any) -> bool:
-        """Whether all layers are of a kind that the kernels know; fp16 might overflow before the norm."""
-        layers = model.backbone.layers
-        if not has_triton():
+        """Whether the kernels know all layers, in fp32 or bf16; fp16 might overflow before the norm."""
+        if not has_triton() or not all(_foldable(block) for block in model.backbone.layers):
             return False
-        return layers[0].mixer.out_proj.weight.dtype != torch.float16 and all(_foldable(block) for block in layers)
+        maps = [m for m in model.modules() if isinstance(m, nn.Linear)]
+        kinds = {m.weight.dtype for m in maps}
+        return len(kinds) == 1 and kinds <= {torch.float32, torch.bfloat16} and type(model.backbone.norm_f) is RMSNorm
+
+    def refresh(self) -> None:
+        """Fold the weights again: fused optimizers write to them and leave no mark."""
+        for block, layer in zip(self.blocks, self.model.backbone.layers, strict=True):
+            new = _fold(layer)
+            block.gated_norm.copy_(new.gated_norm)
+            if block.post is not None and new.post is not None:
+                block.post.copy_(new.post)
 
     def __call__(self, ids: Tensor, states: Cache) -> Tensor:
         backbone, before = self.model.backbone, None
@@ -190,6 +234,8 @@ def _foldable(block: Any) -> bool:
     mixer = block.mixer
     if type(mixer) not in (Mamba2, DiffMamba2) or block.mlp is not None or not block.prenorm:
         return False
+    if type(block.norm) is not RMSNorm:
+        return False
     # Neither an adapter around one of them, nor no norm.
     kinds = [type(module) for module in (mixer.in_proj, mixer.out_proj, mixer.conv1d, mixer.norm)]
     plain = kinds == [Linear, Linear, nn.Conv1d, RMSNorm]
@@ -201,7 +247,7 @@ def _fold(block: Any) -> Folded:
     from ..ops.triton.decode import Folded
 
     mixer, diff = block.mixer, block.mixer.diff
-    scale, post = mixer.norm.weight.float(), None
+    scale, post = mixer.norm.weight.float().clone(), None
     if diff is not None:
         if diff.lam.policy != "token":
             scale = scale * diff.signs(scale[None, None, : mixer.d_model], mixer.d_inner // 2)

@@ -20,6 +20,7 @@ class _Whole:
     def __init__(self, whole: Tensor, shapes: list[tuple[int, ...]]) -> None:
         self.shape, self.dtype, self.device, self.shapes = whole.shape, whole.dtype, whole.device, shapes
         self.grad: Tensor | None = None
+        self.given: set[int] = set()
 
     def slices(self, whole: Tensor) -> list[Tensor]:
         parts = whole.split([math.prod(shape) for shape in self.shapes], dim=-1)
@@ -37,8 +38,11 @@ class Slot(NamedTuple):
     whole: _Whole
     number: int
 
-    def empty(self) -> Tensor:
-        """To be written in full, and returned as the gradient of the part."""
+    def take(self) -> Tensor | None:
+        """To be written in full, and returned as the gradient of the part; None for all who come after the first."""
+        if self.number in self.whole.given:
+            return None
+        self.whole.given.add(self.number)
         return self.whole.slice_of_grad(self.number)
 
 
@@ -59,6 +63,7 @@ class _Split(torch.autograd.Function):
             elif grad.data_ptr() != own.data_ptr() or grad.stride() != own.stride():
                 own.copy_(grad)
         whole, ctx.grads.grad = ctx.grads.grad, None
+        ctx.grads.given.clear()
         return whole, None
 
 
@@ -78,7 +83,8 @@ def split(whole: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:
 
 def grad_like(x: Tensor, slot: Slot | None) -> Tensor:
     """Memory for the gradient of x: contiguous, or the part's own slice."""
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device) if slot is None else slot.empty()
+    own = None if slot is None else slot.take()
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device) if own is None else own
 
 
 def slot_of(x: Tensor) -> Slot | None:

@@ -69,4 +69,5 @@ def conv_triton(
     slot, x = slot_of(x), x if x.stride(-1) == 1 else x.contiguous()
     past = None if initial_states is None else initial_states.contiguous()
     seq_idx = None if seq_idx is None else seq_idx.to(torch.int32).contiguous()
+    bias = None if bias is None else bias.contiguous()
     return _Conv.apply(x, weight.contiguous(), bias, past, seq_idx, activation == "silu", slot)

@@ -51,6 +51,9 @@ class _Norm(torch.autograd.Function):
         dy = torch.empty(y.shape, dtype=y.dtype, device=y.device)
         dz = None if z is None else grad_like(z, ctx.slot)
         dz_rows = None if dz is None else _rows(dz)
+        if dz is not None and dz_rows is not None and dz_rows.data_ptr() != dz.data_ptr():  # rows that only a copy has
+            dz = torch.empty(dz.shape, dtype=dz.dtype, device=dz.device)
+            dz_rows = _rows(dz)
         programs = min(len(rows), PROGRAMS)
         dw = None if weight is None else torch.empty(programs, len(weight), dtype=torch.float32, device=y.device)
         norm_grads_kernel[(programs, y.shape[-1] // ctx.width)](
@@ -76,4 +79,5 @@ def norm_triton(
 ) -> Tensor:  # fmt: skip
     """`rms_norm`, or with a gate z `gated_rms_norm`, on Triton."""
     slot = None if z is None else slot_of(z)
+    weight = None if weight is None else weight.contiguous()
     return _Norm.apply(y, z, weight, residual, ngroups, eps, norm_before_gate, slot)

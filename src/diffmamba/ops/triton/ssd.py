@@ -97,7 +97,9 @@ def _run_states(
     nblocks = triton.cdiv(headdim, P) * triton.cdiv(d_state, N)
     states = torch.empty(batch, sizes[3], nheads, headdim, d_state, dtype=v.dtype, device=v.device)
     end = torch.empty(batch, nheads, headdim, d_state, dtype=torch.float32, device=v.device)
-    through = None if S0 is None else torch.empty(batch, sizes[3], nheads, nblocks, device=v.device)
+    through = (
+        None if S0 is None else torch.empty(batch, sizes[3], nheads, nblocks, dtype=torch.float32, device=v.device)
+    )
     states_kernel[(nblocks, nheads, batch)](
         v, k, step, cum, seq_idx, carry, S0, states, end, through, *sizes, *v.stride()[:3], *k.stride()[:3],
         REVERSE=S0 is not None, HAS_CARRY=carry is not None, num_warps=4, num_stages=3,
@@ -139,7 +141,7 @@ class _SSD(torch.autograd.Function):
         dy = dy if dy.stride(-1) == 1 else dy.contiguous()
         states, _, _ = _run_states(x, B, step, cum, first, seq_idx)
         dstates, dfirst, through = _run_states(dy, C, step, cum, dend.contiguous(), seq_idx, states)
-        sums = torch.empty(4, *step.shape, device=x.device)
+        sums = torch.empty(4, *step.shape, dtype=torch.float32, device=x.device)
         dx, ddt, dB, dC = (grad_like(m, ctx.slots[name]) for name, m in zip(PARTS, (x, dt, B, C), strict=True))
         dD, dproducts = _inputs_grads(x, B, C, D, dy, step, cum, seq_idx, dstates, dx, sums)
         _maps_grads(dy, C, B, step, cum, seq_idx, states, dproducts, dC, sums[0], of_C=True)
@@ -153,7 +155,7 @@ def _inputs_grads(
     dstates: Tensor, dx: Tensor, sums: Tensor,
 ) -> tuple[Tensor | None, Tensor]:  # fmt: skip
     batch, (_, nheads, _, nchunks), R = len(x), _sizes(x, B), _heads_a_program(x, B)
-    dD = None if D is None else torch.empty(batch * nchunks, *D.shape, device=x.device)
+    dD = None if D is None else torch.empty(batch * nchunks, *D.shape, dtype=torch.float32, device=x.device)
     dproducts = torch.empty(batch, nchunks, nheads // R, CHUNK, CHUNK, dtype=x.dtype, device=x.device)
     inputs_grads_kernel[(nchunks, nheads // R, batch)](
         x, B, C, D, dy, step, cum, seq_idx, dstates, dx, sums[1], sums[3], dD, dproducts, *_sizes(x, B),
@@ -184,7 +186,7 @@ def _steps_grads(
     assert through is not None
     batch, seqlen, nheads = dt.shape
     nchunks, H = through.shape[1], min(16, triton.next_power_of_2(nheads))
-    dA = torch.empty(batch * nchunks, nheads, device=dt.device)
+    dA = torch.empty(batch * nchunks, nheads, dtype=torch.float32, device=dt.device)
     dbias = None if steps.bias is None else torch.empty_like(dA)
     steps_grads_kernel[(nchunks, triton.cdiv(nheads, H), batch)](
         dt, steps.bias, A, steps.lengths, step, sums, through, ddt, dA, dbias, seqlen, nheads, through.shape[3],

@@ -66,7 +66,7 @@ def _load_state(ptr, at, p, n, HEADDIM: tl.constexpr, D_STATE: tl.constexpr):
 @triton.jit
 def _steps(dt_ptr, bias_ptr, b, t, h, inside, stride_b, stride_l, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr):
     """Raw steps (t h) with their bias, and steps before the limit."""
-    raw = tl.load(dt_ptr + b * stride_b + t[:, None] * stride_l + h[None, :], inside, 0.0).to(tl.float32)
+    raw = tl.load(dt_ptr + b * stride_b + t[:, None].to(tl.int64) * stride_l + h[None, :], inside, 0.0).to(tl.float32)
     if HAS_BIAS:
         raw += tl.load(bias_ptr + h)[None, :]
     if SOFTPLUS:
@@ -121,16 +121,14 @@ def states_kernel(
     block, h, b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     p, n = block // tl.cdiv(d_state, N) * P + tl.arange(0, P), block % tl.cdiv(d_state, N) * N + tl.arange(0, N)
     pn, there = p[:, None] * d_state + n[None, :], (p < headdim)[:, None] & (n < d_state)[None, :]
-    own = (b * nheads + h).to(tl.int64) * headdim * d_state
+    q, own = tl.arange(0, Q), (b * nheads + h).to(tl.int64) * headdim * d_state
     state = tl.zeros((P, N), tl.float32)
     if HAS_CARRY:
         state += tl.load(carry_ptr + own + pn, there, 0.0).to(tl.float32)
-    v_ptr = _tile(v_ptr, b, 0, h, v_b, v_l, v_h)
-    k_ptr = _tile(k_ptr, b, 0, h // heads_a_group, k_b, k_l, k_g)
     row = (b * nheads + h).to(tl.int64) * nchunks * Q
     for i in range(nchunks):
         c = nchunks - 1 - i if REVERSE else i
-        t = c * Q + tl.arange(0, Q)
+        t = c * Q + q
         at = ((b * nchunks + c).to(tl.int64) * nheads + h) * headdim * d_state
         cum, end = tl.load(cum_ptr + row + t), tl.load(cum_ptr + row + c * Q + Q - 1)
         _, from_start, to_end, across = _reach(seq_ptr, b, c, seqlen, t, PACKED, Q)
@@ -143,8 +141,8 @@ def states_kernel(
             weight = tl.where(from_start, tl.exp2(cum), 0.0)
         else:
             weight = tl.where(to_end, tl.exp2(end - cum), 0.0) * tl.load(step_ptr + row + t)
-        v = tl.load(v_ptr + t[:, None] * v_l + p[None, :], (t < seqlen)[:, None] & (p < headdim)[None, :], 0.0)
-        k = tl.load(k_ptr + t[:, None] * k_l + n[None, :], (t < seqlen)[:, None] & (n < d_state)[None, :], 0.0)
+        v = _load(_tile(v_ptr, b, c * Q, h, v_b, v_l, v_h), q, p, v_l, seqlen - c * Q, headdim)
+        k = _load(_tile(k_ptr, b, c * Q, h // heads_a_group, k_b, k_l, k_g), q, n, k_l, seqlen - c * Q, d_state)
         weighted = (v.to(tl.float32) * weight[:, None]).to(v.dtype)
         state = tl.dot(tl.trans(weighted), k, acc=state * decay, input_precision=PRECISION)
     tl.store(end_ptr + own + pn, state, there)
@@ -326,7 +324,7 @@ def steps_grads_kernel(
     if HAS_LENGTHS:
         free = free & (t < tl.load(lengths_ptr + b))[:, None]
     dstep = tl.where(free, dstep, 0.0)
-    tl.store(ddt_ptr + b * ddt_b + t[:, None] * ddt_l + h[None, :], dstep, inside)
+    tl.store(ddt_ptr + b * ddt_b + t[:, None].to(tl.int64) * ddt_l + h[None, :], dstep, inside)
     part = (b * tl.num_programs(0) + c) * nheads + h
     tl.store(dA_ptr + part, tl.sum(dlog * final, 0), real)
     if HAS_BIAS:
