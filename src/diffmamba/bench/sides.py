@@ -71,7 +71,8 @@ def _find_peer(name: str) -> tuple[Peer | None, str]:
     kind, colon, fields = rest.partition(":")
     key = f"{library}:{kind}"
     if key not in PEERS:
-        raise ValueError(f"unknown model {key!r} of another library{nearest(key, PEERS)} Known: {', '.join(PEERS)}.")
+        near = nearest(key, PEERS) or "."
+        raise ValueError(f"unknown model {key!r} of another library{near} Known: {', '.join(PEERS)}.")
     return PEERS[key], PEERS[key].like + colon + fields
 
 

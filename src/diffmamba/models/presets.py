@@ -124,7 +124,7 @@ def _count(config: DiffMambaConfig) -> int:
 
 def _lookup(kind: str, name: str, table: dict[str, Any]) -> Any:
     if name not in table:
-        raise ValueError(f"unknown {kind} {name!r}{nearest(name, table)} Known: {', '.join(table)}.")
+        raise ValueError(f"unknown {kind} {name!r}{nearest(name, table) or '.'} Known: {', '.join(table)}.")
     return table[name]
 
 
