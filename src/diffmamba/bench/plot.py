@@ -55,7 +55,7 @@ def _scale(axes: Axes, lengths: list[int]) -> None:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     else:
-        axes.set_ylim(0, 1.1 * high)
+        axes.set_ylim(0, 1.1 * high or 1)
     axes.yaxis.set_major_formatter("{x:,g}")
     axes.minorticks_off()
     axes.grid(alpha=0.3)
