@@ -11,14 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..parts import Slot, grad_like, slot_of
-from .ssd_kernels import (
-    inputs_grads_kernel,
-    maps_grads_kernel,
-    outputs_kernel,
-    states_kernel,
-    steps_grads_kernel,
-    steps_kernel,
-)
+from .ssd_kernels import inputs_grads_kernel, maps_grads_kernel, outputs_kernel, states_kernel
+from .ssd_steps_kernels import steps_grads_kernel, steps_kernel
 
 CHUNK, MOST_HEADS = 64, 16
 PARTS = ("x", "dt", "B", "C")
