@@ -1,8 +1,7 @@
-import contextlib
-import fcntl
 import json
 
 import pytest
+from filelock import FileLock
 
 from diffmamba.compare import CompareConfig, compare, tables
 from diffmamba.compare import fits as fits_module
@@ -174,13 +173,12 @@ def test_processes_share_the_work(config, monkeypatch):
 
     def other_process(seconds):
         begun.append("waited")
-        with contextlib.suppress(AttributeError):
-            held.close()
+        held.release()
         monkeypatch.undo()
 
     out.mkdir()
-    held = (out / ".one.lock").open("w")
-    fcntl.flock(held, fcntl.LOCK_EX)
+    held = FileLock(out / ".one.lock")
+    held.acquire()
     monkeypatch.setattr(jobs.time, "sleep", other_process)
     with progress_bar() as progress:
         jobs.run_jobs([two, one], progress)

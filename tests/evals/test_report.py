@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from diffmamba.evals import EvalTask, Metric
+from diffmamba.evals import EvalTask, Metric, Scores
 from diffmamba.evals.report import build_report, tables, write_report
 from diffmamba.stats import Sample, paired
 
@@ -18,10 +18,10 @@ class Unmeasured(EvalTask):
     metrics: ClassVar[tuple[Metric, ...]] = (ACCURACY,)
 
     def cells(self):
-        raise NotImplementedError
+        return []
 
     def measure(self, subject, cell):
-        raise NotImplementedError
+        return Scores({})
 
 
 class Needle(Unmeasured):

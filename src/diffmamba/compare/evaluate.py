@@ -13,7 +13,7 @@ import torch
 import tyro
 
 from ..errors import RunError
-from ..evals import BATCH_TOKENS, TASKS, EvalTask, build_report, parse_tasks, split_tasks, write_report
+from ..evals import BATCH_TOKENS, TASKS, EvalTask, LearntTask, build_report, parse_tasks, split_tasks, write_report
 from ..evals.harness import run_harness
 from ..files import write_text
 from ..generate import load_model, model_folder
@@ -149,7 +149,8 @@ def _run_harness(config: EvalConfig, models: list[tuple[str, int, Path]], folder
 
 
 def _measure(config: EvalConfig, task: EvalTask, name: str, seed: int, path: Path) -> MeasureJob:
-    check_used(task, trained=config.finetune, from_scratch=False)
+    if isinstance(task, LearntTask):
+        check_used(task, trained=config.finetune, from_scratch=False)
     tuning = [_tuning(config, task, name, seed, path)] if config.finetune else []
     source = tuning[0].path / "best" if tuning else path
     return MeasureJob(
@@ -159,7 +160,7 @@ def _measure(config: EvalConfig, task: EvalTask, name: str, seed: int, path: Pat
 
 
 def _tuning(config: EvalConfig, task: EvalTask, name: str, seed: int, path: Path) -> FitJob:
-    if task.recipe is None or task.recipe.from_scratch:
+    if not isinstance(task, LearntTask) or task.recipe.from_scratch:
         raise ValueError(f"--finetune is for tasks of text that are learnt; {task.name} has no recipe to tune by")
     settings = fit_settings(task)
 

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from transformers import PreTrainedModel
 
 from ..errors import check_choice
-from ..evals import EvalTask
+from ..evals import LearntTask
 from ..models import DiffMambaConfig, DiffMambaForCausalLM
 from ..run_folder import RunFolder
 from ..train import FitSettings, Task, fit
@@ -23,7 +23,7 @@ from .jobs import Job
 from .measuring import state_bytes_after
 
 
-def fit_settings(task: EvalTask, **base: Any) -> FitSettings:
+def fit_settings(task: LearntTask, **base: Any) -> FitSettings:
     """Settings of the training on a task: its own before its recipe's, and those before `base`.
 
     Raises:
@@ -36,13 +36,12 @@ def fit_settings(task: EvalTask, **base: Any) -> FitSettings:
         if type(value) is not kind and not (kind is float and type(value) is int):
             wanted = {int: "a whole number", float: "a number", bool: "true or false"}[kind]
             raise ValueError(f"`fit.{name}` must be {wanted}; got {value!r}")
-    recipe = {} if task.recipe is None else task.recipe.fit
-    settings = FitSettings(**{**base, **recipe, **task.fit})
+    settings = FitSettings(**{**base, **task.recipe.fit, **task.fit})
     settings.check()
     return settings
 
 
-def check_used(task: EvalTask, *, trained: bool, from_scratch: bool) -> None:
+def check_used(task: LearntTask, *, trained: bool, from_scratch: bool) -> None:
     """Raise ValueError for settings of a task that would change nothing.
 
     Args:

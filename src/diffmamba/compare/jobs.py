@@ -6,18 +6,14 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from rich.progress import Progress
 
 from ..files import write_text
-
-try:
-    import fcntl
-except ImportError:  # not on Windows, where one process does all the work
-    fcntl = None  # type: ignore[assignment]
 
 WAIT = 1.0
 """Seconds until a process without work looks again at what the others have done."""
@@ -75,11 +71,10 @@ def run_jobs(jobs: Sequence[Job], progress: Progress) -> None:
 def _claimed(path: Path) -> Iterator[bool]:
     """Whether no other process has the job; the system takes the lock back from one that dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as lock:
+    with ExitStack() as held:
         try:
-            if fcntl is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            held.enter_context(FileLock(path.with_name(f".{path.name}.lock"), blocking=False))
+        except Timeout:
             yield False
         else:
             yield True

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..data import load_corpus
-from ..evals import EvalTask, Recipe, split_tasks
+from ..evals import EvalTask, LearntTask, split_tasks
 from ..models import DiffMambaConfig, DiffMambaForCausalLM, build_config, match_width, parse_architecture
 from ..train import FitSettings, Task, answer_task, language_config, language_task
 from .fits import Lesson, Trained, check_used, fit_settings, from_scratch, slug, tuned_further
@@ -46,7 +46,7 @@ class Plan:
 def make_plan(config: CompareConfig, tasks: list[EvalTask], tokenizer: PreTrainedTokenizerBase) -> Plan:
     """Everything that can be wrong with the settings is raised here; models are built once, without memory."""
     plan = Plan({}, {}, [])
-    of_text = [task for task in tasks if task.recipe is None or not task.recipe.from_scratch]
+    of_text = [task for task in tasks if not _from_scratch(task)]
     if of_text or LANGUAGE in split_tasks(config.tasks):
         corpus = load_corpus(config.data, tokenizer)
         for arch in config.arch_names:
@@ -56,7 +56,7 @@ def make_plan(config: CompareConfig, tasks: list[EvalTask], tokenizer: PreTraine
     for task in tasks:
         for arch in config.arch_names:
             trained = _trained(config, task, arch, plan, tokenizer)
-            if task.recipe is not None:
+            if isinstance(task, LearntTask):
                 plan.fits[task.spec(), arch] = trained
             plan.measures.extend(_measures(config, task, arch, trained))
     return plan
@@ -66,18 +66,22 @@ def _trained(
     config: CompareConfig, task: EvalTask, arch: str, plan: Plan, tokenizer: PreTrainedTokenizerBase
 ) -> Trained:
     """The models to be measured: those of the language, or others that learn the task."""
-    own = task.recipe is not None and task.recipe.from_scratch
-    check_used(task, trained=task.recipe is not None, from_scratch=own)
-    if task.recipe is None:
+    if not isinstance(task, LearntTask):
         return plan.language[arch]
+    own = _from_scratch(task)
+    check_used(task, trained=True, from_scratch=own)
     settings = fit_settings(task, bf16=config.lm.bf16)
     learn = partial(examples, task, tokenizer, None if own else tokenizer)
     # The watched accuracy of a task of text is that of its tokens, for which nobody knows a chance.
     chance = task.reference(task.cells()[-1]).get("chance") if own else None
     lesson = Lesson(task.spec(), arch, settings, learn, chance)
     if own:
-        return _new(config, lesson, _own_config(config, task, task.recipe, arch))
+        return _new(config, lesson, _own_config(config, task, arch))
     return tuned_further(config.out / "cells", lesson, plan.language[arch])
+
+
+def _from_scratch(task: EvalTask) -> bool:
+    return isinstance(task, LearntTask) and task.recipe.from_scratch
 
 
 def _new(config: CompareConfig, lesson: Lesson, model_config: DiffMambaConfig) -> Trained:
@@ -98,7 +102,7 @@ def _measures(config: CompareConfig, task: EvalTask, arch: str, trained: Trained
 
 
 def examples(
-    task: EvalTask,
+    task: LearntTask,
     tokenizer: PreTrainedTokenizerBase,
     saved: PreTrainedTokenizerBase | None,
     settings: FitSettings,
@@ -112,9 +116,9 @@ def _language_config(config: CompareConfig, arch: str, tokenizer: PreTrainedToke
     return language_config(config.preset, arch, tokenizer, **_unless_said(arch, {"matching": _matching(config)}))
 
 
-def _own_config(config: CompareConfig, task: EvalTask, recipe: Recipe, arch: str) -> DiffMambaConfig:
+def _own_config(config: CompareConfig, task: LearntTask, arch: str) -> DiffMambaConfig:
     """A model for the task alone: no larger than it needs, and of mixers alone."""
-    sizes = {"matching": _matching(config), "d_intermediate": 0, **recipe.sizes, **task.model}
+    sizes = {"matching": _matching(config), "d_intermediate": 0, **task.recipe.sizes, **task.model}
     sizes = _unless_said(arch, sizes)
     made = build_config(config.preset, arch, **sizes)
     if made.mixer == "attention" and "d_intermediate" in sizes:

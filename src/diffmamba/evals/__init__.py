@@ -20,6 +20,7 @@ from .subject import Subject as Subject
 from .subject import TooLong as TooLong
 from .task import Cell as Cell
 from .task import EvalTask as EvalTask
+from .task import LearntTask as LearntTask
 from .task import Metric as Metric
 from .task import Recipe as Recipe
 from .task import Scores as Scores

@@ -20,14 +20,14 @@ from transformers import PreTrainedTokenizerBase
 from ..data import Books, Haystack, Lessons, Problem, encode, find_source
 from ..data.books import WANTED
 from .subject import Subject
-from .task import Cell, EvalTask, Recipe, Scores
+from .task import Cell, LearntTask, Recipe, Scores
 
 TUNED = Recipe(from_scratch=False, fit={"lr": 3e-4, "steps": 500, "batch_size": 6, "warmup": 50}, sizes={})
 """How BABILong (arXiv 2406.10149) tunes models, as a starting point for all tasks of this kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswerTask(EvalTask):
+class AnswerTask(LearntTask):
     """A prompt of exactly so many tokens, the most likely tokens after it, and a score for their words.
 
     Prompts of a cell are read together where their lengths are equal; nothing is padded.
@@ -42,7 +42,7 @@ class AnswerTask(EvalTask):
     train_length: int = 2048
     """Tokens of an example to learn from, with its answer."""
 
-    recipe: ClassVar[Recipe | None] = TUNED
+    recipe: ClassVar[Recipe] = TUNED
     questions: ClassVar[int] = 1
     """About each text; an example is all of them together."""
 

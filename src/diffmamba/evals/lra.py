@@ -24,6 +24,13 @@ TRAIN_SAMPLE = 1000
 """Training examples of ListOps that tell which answer is most common."""
 
 
+LEARNT = Recipe(
+    from_scratch=True,
+    fit={"steps": 2000, "batch_size": 32, "lr": 2e-3},
+    sizes={"d_model": 128, "n_layer": 4, "d_state": 32, "headdim": 32},
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ListOpsTask(RecallTask):
     """The value, one of ten digits, of nested MAX, MIN, MED and SM on lists; by default in the lengths of LRA."""
@@ -38,11 +45,7 @@ class ListOpsTask(RecallTask):
     """Arguments of an operation."""
 
     name: ClassVar[str] = "listops"
-    recipe: ClassVar[Recipe | None] = Recipe(
-        from_scratch=True,
-        fit={"steps": 2000, "batch_size": 32, "lr": 2e-3},
-        sizes={"d_model": 128, "n_layer": 4, "d_state": 32, "headdim": 32},
-    )
+    recipe: ClassVar[Recipe] = LEARNT
 
     def check(self) -> None:
         super().check()
@@ -88,11 +91,7 @@ class TextClassificationTask(RecallTask):
     """Bytes that are read of a text, from its start."""
 
     name: ClassVar[str] = "text_classification"
-    recipe: ClassVar[Recipe | None] = Recipe(
-        from_scratch=True,
-        fit={"steps": 2000, "batch_size": 32, "lr": 2e-3},
-        sizes={"d_model": 128, "n_layer": 4, "d_state": 32, "headdim": 32},
-    )
+    recipe: ClassVar[Recipe] = LEARNT
 
     def check(self) -> None:
         super().check()

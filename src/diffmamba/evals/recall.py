@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data import IGNORED, MQAR
 from .subject import Subject
-from .task import Cell, EvalTask, Metric, Recipe, Scores
+from .task import Cell, LearntTask, Metric, Recipe, Scores
 
 
 class Examples(Protocol):
@@ -25,7 +25,7 @@ class Examples(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecallTask(EvalTask):
+class RecallTask(LearntTask):
     """Labels as for a language model: one to the right of where the answer is guessed; `IGNORED` elsewhere."""
 
     examples: int = 512

@@ -70,21 +70,12 @@ class EvalTask(ABC):
 
     seed: int = 0
     """Of the examples."""
-    fit: dict[str, Any] = field(default_factory=dict)
-    """Settings of the training that differ from the recipe's; written fit.steps=300."""
-    model: dict[str, Any] = field(default_factory=dict)
-    """Config fields of a model of its own that differ from the recipe's; written model.d_model=64."""
 
     name: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]]
     """The first one is what tables show."""
     axes: ClassVar[tuple[str, ...]] = ()
     """Coordinates of a cell that a picture has as its axes: one for a curve, two for a heat map (x, then y)."""
-
-    @property
-    def recipe(self) -> Recipe | None:
-        """How it is learnt; None if it is measured on models as they are. Most tasks have a class variable."""
-        return None
 
     def check(self) -> None:  # noqa: B027  # most have nothing to check
         """Raise ValueError for settings that cannot be, RunError for data that is not there."""
@@ -110,10 +101,6 @@ class EvalTask(ABC):
         """Tokens of the longest example, which a model must have positions for."""
         return int(cell.get("length", 0))
 
-    def training_set(self, tokenizer: PreTrainedTokenizerBase, size: int, seed: int) -> Dataset[dict[str, Tensor]]:
-        """Examples to learn from, {"input_ids", "labels"} of equal lengths; those of different seeds differ."""
-        raise NotImplementedError(f"{self.name} is measured, not learnt")
-
     def spec(self) -> str:
         """The task in writing, with what differs from its defaults."""
         written = [self.name]
@@ -124,6 +111,25 @@ class EvalTask(ABC):
             elif value != f.default:
                 written.append(f"{f.name}={_write_value(value)}")
         return ":".join(written)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearntTask(EvalTask):
+    """A task that models learn before they are measured."""
+
+    fit: dict[str, Any] = field(default_factory=dict)
+    """Settings of the training that differ from the recipe's; written fit.steps=300."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """Config fields of a model of its own that differ from the recipe's; written model.d_model=64."""
+
+    @property
+    @abstractmethod
+    def recipe(self) -> Recipe:
+        """How it is learnt; a class variable where it depends on nothing."""
+
+    @abstractmethod
+    def training_set(self, tokenizer: PreTrainedTokenizerBase, size: int, seed: int) -> Dataset[dict[str, Tensor]]:
+        """Examples to learn from, {"input_ids", "labels"} of equal lengths; those of different seeds differ."""
 
 
 QUOTED = r'"(?:[^"\\]|\\.)*"'
