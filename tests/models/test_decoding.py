@@ -44,19 +44,38 @@ def states(cache):
 
 
 @pytest.mark.exact("a decode step in fused kernels equals the layers, logits and states")
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("batch", [1, 3, 9])
 @pytest.mark.parametrize("case", FUSED)
 @torch.no_grad()
 def test_fused_step_equals_the_layers(case, batch):
     model, cache, token = prepared(batch, **FUSED[case])
+    compare_steps(model, cache, token)
+
+
+@on_gpu  # the interpreter has no product of bf16
+@pytest.mark.parametrize("batch", [1, 3, 40], ids=["sums", "weights at once", "weights in turn"])
+@torch.no_grad()
+def test_fused_step_of_bf16_equals_fp32(batch):
+    """Each way to multiply."""
+    model, cache, token = prepared(batch, lambda_policy="token", ngroups=2)
+    halved = copy.deepcopy(model).bfloat16()
+    for parameter, half in zip(model.parameters(), halved.parameters(), strict=True):
+        parameter.copy_(half)
+    compare_steps(model, cache, token, halved)
+
+
+def compare_steps(model, cache, token, fused=None):
+    """Against the layers; `fused` is the same model in another dtype."""
+    fused = fused or model
+    limit = LIMITS[fused.dtype]
     other = copy.deepcopy(cache)
     for layer in other.layers:
         layer.recurrent_states[0] = layer.recurrent_states[0].contiguous()
-    assert FusedStep.fits(model)
+    assert FusedStep.fits(fused)
     oracle = _OrdinaryStep(model)(token, cache)
-    assert_close(FusedStep(model, batch)(token, other), oracle, LIMITS[torch.float32], "logits")
+    assert_close(FusedStep(fused, len(token))(token, other), oracle, limit, "logits")
     for one, two in zip(states(other), states(cache), strict=True):
-        assert_close(one, two, LIMITS[torch.float32], "state")
+        assert_close(one, two, limit, "state")
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,8 @@ class FusedStep:
 
         self.ops, self.model = decode, weakref.proxy(model)
         self.blocks = [_fold(block) for block in model.backbone.layers]
-        self.scratches = [decode.scratch(batch, block) for block in self.blocks]
+        headdims = [layer.mixer.headdim for layer in model.backbone.layers]
+        self.scratches = [decode.scratch(batch, *pair) for pair in zip(self.blocks, headdims, strict=True)]
         shared = self.scratches[0]
         self.scratches = [scratch._replace(x=shared.x, u=shared.u) for scratch in self.scratches]
 
@@ -201,7 +202,8 @@ def _foldable(block: Any) -> bool:
     # Neither an adapter around one of them, nor no norm.
     kinds = [type(module) for module in (mixer.in_proj, mixer.out_proj, mixer.conv1d, mixer.norm)]
     plain = kinds == [Linear, Linear, nn.Conv1d, RMSNorm]
-    return plain and mixer.site == "block" and not mixer.norm_before_gate
+    heads_in_groups = mixer.nheads % mixer.norm_groups == 0
+    return plain and heads_in_groups and mixer.site == "block" and not mixer.norm_before_gate
 
 
 def _fold(block: Any) -> Folded:
