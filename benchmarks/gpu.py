@@ -1,9 +1,10 @@
 """GPU times: the scans, a mixer and a training step by kernel; decoding; and long contexts against attention.
 
-    python benchmarks/gpu.py [scan] [mixer] [training] [decode] [context]
+    python benchmarks/gpu.py [scan] [selective] [mixer] [training] [decode] [context] [ARCHITECTURE ...]
 
-Scans are compared with mamba_ssm's Triton scan, if it is there. Times by kernel are sums over a call, by PyTorch's
-profiler: the mean of five calls after three that warm up. The rest is by events, medians.
+All parts, and all architectures, if none is named. Scans are compared with mamba_ssm's Triton scan, if it is there.
+Times by kernel are sums over a call, by PyTorch's profiler: the mean of five calls after three that warm up. The rest is
+by events, medians.
 """
 
 from __future__ import annotations
@@ -97,7 +98,9 @@ def selective(batch: int, seqlen: int, d_inner: int, d_state: int) -> None:
             maps = B.unsqueeze(2), C.unsqueeze(2)
             return selective_scan(x, dt, A, *maps, dt_softplus=True, backend=backend).y  # type: ignore
 
-        gpu_time(f"selective scan {tuple(x.shape)}, both, {backend}", lambda run=run: torch.autograd.grad(run(), x, dy))
+        with torch.no_grad():
+            gpu_time(f"selective scan {tuple(x.shape)} forward, {backend}", run)
+        gpu_time(f"selective scan {tuple(x.shape)} both, {backend}", lambda run=run: torch.autograd.grad(run(), x, dy))
 
 
 def mixer(name: str, **options: Any) -> None:
@@ -168,26 +171,33 @@ def context(architecture: str, lengths: tuple[int, ...]) -> None:
         gpu_time("    a step by kernels", step)
 
 
+PARTS = ("scan", "selective", "mixer", "training", "decode", "context")
+TOKEN = "diff_mamba2:lambda_policy=token:post_norm=false"
+ARCHITECTURES = ("mamba2", "diff_mamba2", TOKEN, "transformer", "diff_transformer", "diff_transformer_v2")
+
+
 def main() -> None:
-    wanted = set(sys.argv[1:]) or {"scan", "mixer", "training", "decode", "context"}
+    parts = [part for part in PARTS if part in sys.argv[1:]] or PARTS
+    architectures = [word for word in sys.argv[1:] if word not in PARTS] or ARCHITECTURES
     print(torch.cuda.get_device_name(), torch.__version__)
     product = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
     for _ in range(200):  # up to its full clock
         product @ product
-    if "scan" in wanted:
+    if "scan" in parts:
         scan(8, 2048, 32, 64, 2, 128)
         scan(8, 2048, 64, 32, 2, 128)
+    if "selective" in parts:
         selective(8, 2048, 2048, 16)
-    if "mixer" in wanted:
+    if "mixer" in parts:
         mixer("vanilla")
         mixer("differential", branches=2)
         mixer("differential, token, no N", branches=2, lambda_policy="token", post_norm=False)
-    for architecture in ("mamba2", "diff_mamba2", "transformer", "diff_transformer", "diff_transformer_v2"):
-        if "training" in wanted:
+    for architecture in architectures:
+        if "training" in parts:
             training_step(architecture)
-        if "context" in wanted:
+        if "context" in parts:
             context(architecture, (2048, 16384, 65536))
-        if "decode" in wanted and "mamba2" in architecture:
+        if "decode" in parts and "mamba2" in architecture:
             for batch in (1, 8, 64):
                 decode(architecture, batch)
             decode(architecture, 64, state_dtype="bfloat16")

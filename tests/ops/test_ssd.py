@@ -5,6 +5,7 @@ from diffmamba.ops import ssd, ssd_step
 from diffmamba.ops.ssd import ssd_naive
 from tolerance import DTYPES, GPU, assert_close, compare_backends
 
+DEVICE = "cuda" if GPU else "cpu"
 LONG_SUMS = ("A", "D", "dt_bias")
 
 
@@ -96,6 +97,7 @@ def test_triton_equals_naive(case, dtype):
 
 def test_too_large_for_the_kernels():
     inputs = make(3, batch=1, nheads=1, headdim=128, d_state=128, dtype=torch.float32)
+    inputs = {name: value.to(DEVICE) for name, value in inputs.items()}
     with pytest.raises(ValueError, match="at most 8192 numbers of torch.float32; got headdim 128 x d_state 128"):
         ssd(**inputs, backend="triton")
     ssd(**inputs)

@@ -12,10 +12,16 @@ from torch.autograd.function import once_differentiable
 
 from ..parts import Slot, grad_like, slot_of
 from .device import on_its_device
-from .ssd_kernels import inputs_grads_kernel, maps_grads_kernel, outputs_kernel, states_kernel
+from .ssd_kernels import (
+    inputs_grads_kernel,
+    outputs_kernel,
+    products_grads_kernel,
+    readouts_grads_kernel,
+    states_kernel,
+)
 from .ssd_steps_kernels import steps_grads_kernel, steps_kernel
 
-CHUNK, MOST_HEADS = 64, 16
+CHUNK = 64
 PARTS = ("x", "dt", "B", "C")
 """What may be parts of a projection."""
 
@@ -59,13 +65,10 @@ def _block(size: int, most: int = 1024) -> int:
     return max(16, min(most, triton.next_power_of_2(size)))
 
 
-def _heads_a_program(x: Tensor, B: Tensor) -> int:
-    """How many heads share a program: as many as leave every multiprocessor some programs."""
-    _, nheads, heads, nchunks = _sizes(x, B)
-    programs, shared = x.shape[0] * nchunks * nheads, 1
-    while heads % (2 * shared) == 0 and shared < MOST_HEADS and programs // (2 * shared) >= 512:
-        shared *= 2
-    return shared
+def _heads_a_program(x: Tensor, heads: int, programs: int) -> int:
+    """How many of the heads of a group share a program: as many as leave that many programs."""
+    work = x.shape[0] * triton.cdiv(x.shape[1], CHUNK) * x.shape[2]
+    return max([n for n in range(1, heads + 1) if heads % n == 0 and (n == 1 or work // n >= programs)])
 
 
 def _run_steps(dt: Tensor, A: Tensor, steps: _Steps) -> tuple[Tensor, Tensor]:
@@ -113,7 +116,8 @@ class _SSD(torch.autograd.Function):
         step, cum = _run_steps(dt, A, _Steps(bias, softplus, limit, lengths))
         states, end, _ = _run_states(x, B, step, cum, first, seq_idx)
         y = torch.empty_like(x, memory_format=torch.contiguous_format)
-        sizes, constants, R = _sizes(x, B), _constants(x, B, seq_idx), _heads_a_program(x, B)
+        sizes, constants = _sizes(x, B), _constants(x, B, seq_idx)
+        R = _heads_a_program(x, sizes[2], 512)
         launch = _launch(x, 3)
         if constants["P"] <= 32 and constants["N"] < 128:
             # Triton 3.6 compiles such small blocks to wrong code on Hopper: with 4 warps outputs are wrong, and memory
@@ -138,41 +142,84 @@ class _SSD(torch.autograd.Function):
         dstates, dfirst, through = _run_states(dy, C, step, cum, dend.contiguous(), seq_idx, states)
         sums = torch.empty(4, *step.shape, dtype=torch.float32, device=x.device)
         dx, ddt, dB, dC = (grad_like(m, ctx.slots[name]) for name, m in zip(PARTS, (x, dt, B, C), strict=True))
-        dD, dproducts = _inputs_grads(x, B, C, D, dy, step, cum, seq_idx, dstates, dx, sums)
-        _maps_grads(dy, C, B, step, cum, seq_idx, states, dproducts, dC, sums[0], of_C=True)
-        _maps_grads(x, B, C, step, cum, seq_idx, dstates, dproducts, dB, sums[2], of_C=False)
+        dD, dproducts = _products_grads(x, B, C, D, dy, step, cum, seq_idx, sums)
+        _inputs_grads(x, B, C, D, dy, step, cum, seq_idx, dstates, dproducts, dx, dB, sums)
+        _readouts_grads(dy, B, C, cum, seq_idx, states, dproducts, dC, sums)
         dA, dbias = _steps_grads(dt, A, steps, step, sums, through, ddt)
         return dx, ddt, dA, dB, dC, dD, dbias, None if first is None else dfirst, None, None, None, None, None
 
 
-def _inputs_grads(
+def _products_grads(
     x: Tensor, B: Tensor, C: Tensor, D: Tensor | None, dy: Tensor, step: Tensor, cum: Tensor, seq_idx: Tensor | None,
-    dstates: Tensor, dx: Tensor, sums: Tensor,
+    sums: Tensor,
 ) -> tuple[Tensor | None, Tensor]:  # fmt: skip
-    batch, (_, nheads, _, nchunks), R = len(x), _sizes(x, B), _heads_a_program(x, B)
+    """dD, and the gradient of B C^T in parts of so many heads."""
+    sizes = _sizes(x, B)
+    batch, nheads, nchunks, R = len(x), sizes[1], sizes[3], _heads_a_program(x, _heads_of_maps(x, sizes[2]), 1024)
     dD = None if D is None else torch.empty(batch * nchunks, *D.shape, dtype=torch.float32, device=x.device)
     dproducts = torch.empty(batch, nchunks, nheads // R, CHUNK, CHUNK, dtype=x.dtype, device=x.device)
-    inputs_grads_kernel[(nchunks, nheads // R, batch)](
-        x, B, C, D, dy, step, cum, seq_idx, dstates, dx, sums[1], sums[3], dD, dproducts, *_sizes(x, B),
-        *x.stride()[:3], *B.stride()[:3], *C.stride()[:3], *dy.stride()[:3], *dx.stride()[:3],
-        HAS_D=D is not None, D_HEADDIM=D is not None and D.dim() == 2, R=R, **_launch(x, 1),
-        **_constants(x, B, seq_idx),
+    products_grads_kernel[(nchunks, nheads // R, batch)](
+        x, B, C, dy, step, cum, seq_idx, sums[1], sums[3], dD, dproducts, *sizes,
+        *x.stride()[:3], *B.stride()[:3], *C.stride()[:3], *dy.stride()[:3],
+        HAS_D=D is not None, D_HEADDIM=D is not None and D.dim() == 2, R=R,
+        **_launch(x, 3), **_grads_constants(x, B, seq_idx),
     )  # fmt: skip
     return None if dD is None else dD.sum(0), dproducts
 
 
-def _maps_grads(
-    v: Tensor, own: Tensor, other: Tensor, step: Tensor, cum: Tensor, seq_idx: Tensor | None, states: Tensor,
-    dproducts: Tensor, out: Tensor, sums: Tensor, *, of_C: bool,
+def _grads_constants(x: Tensor, B: Tensor, seq_idx: Tensor | None) -> dict[str, Any]:
+    """Gradients come out wrong on Hopper where Triton 3.6 compiled them for blocks of smaller states."""
+    constants = _constants(x, B, seq_idx)
+    return constants | {"N": max(128, constants["N"])}
+
+
+def _heads_of_maps(x: Tensor, heads: int) -> int:
+    """How many heads add to dB or dC in one program: a whole group, but for a short batch."""
+    return _heads_a_program(x, heads, 256)
+
+
+def _parts(grad: Tensor, nparts: int) -> Tensor:
+    """Where so many programs a group write what they give to a gradient of maps."""
+    batch, seqlen, ngroups, d_state = grad.shape
+    return grad if nparts == 1 else grad.new_empty(batch, seqlen, ngroups * nparts, d_state, dtype=torch.float32)
+
+
+def _add_parts(parts: Tensor, grad: Tensor) -> None:
+    if parts is not grad:
+        grad.copy_(parts.unflatten(2, (grad.shape[2], -1)).sum(3))
+
+
+def _inputs_grads(
+    x: Tensor, B: Tensor, C: Tensor, D: Tensor | None, dy: Tensor, step: Tensor, cum: Tensor, seq_idx: Tensor | None,
+    dstates: Tensor, dproducts: Tensor, dx: Tensor, dB: Tensor, sums: Tensor,
 ) -> None:  # fmt: skip
-    """dC, or dB, the gradient of `own`, into `out`."""
-    nchunks, ngroups = dproducts.shape[1], own.shape[2]
-    maps_grads_kernel[(nchunks, ngroups, len(v))](
-        v, own, other, step, cum, seq_idx, states, dproducts, out, sums, *_sizes(v, own),
-        dproducts.shape[2] // ngroups, *v.stride()[:3], *own.stride()[:3], *other.stride()[:3], *out.stride()[:3],
-        OF_C=of_C,
-        **_launch(v, 3 if v.shape[3] > 32 else 1), **_constants(v, own, seq_idx),
+    sizes = _sizes(x, B)
+    R = _heads_of_maps(x, sizes[2])
+    parts, programs, constants = _parts(dB, sizes[2] // R), sizes[1] // R, _grads_constants(x, B, seq_idx)
+    constants["P"] = min(32, constants["P"])  # sums of dB take so many registers that they leave few for inputs
+    stages = 3 if constants["P"] == x.shape[3] else 2
+    inputs_grads_kernel[(sizes[3], programs, len(x))](
+        x, B, C, D, dy, step, cum, seq_idx, dstates, dproducts, dx, parts, sums[2],
+        *sizes, dproducts.shape[2] // programs, *x.stride()[:3], *B.stride()[:3], *C.stride()[:3], *dy.stride()[:3],
+        *dx.stride()[:3], *parts.stride()[:3],
+        HAS_D=D is not None, D_HEADDIM=D is not None and D.dim() == 2, R=R, **_launch(x, stages), **constants,
     )  # fmt: skip
+    _add_parts(parts, dB)
+
+
+def _readouts_grads(
+    dy: Tensor, B: Tensor, C: Tensor, cum: Tensor, seq_idx: Tensor | None, states: Tensor, dproducts: Tensor,
+    dC: Tensor, sums: Tensor,
+) -> None:  # fmt: skip
+    sizes = _sizes(dy, B)
+    R = _heads_of_maps(dy, sizes[2])
+    parts, programs = _parts(dC, sizes[2] // R), sizes[1] // R
+    readouts_grads_kernel[(sizes[3], programs, len(dy))](
+        dy, B, C, cum, seq_idx, states, dproducts, parts, sums[0],
+        *sizes, dproducts.shape[2] // programs, R, *dy.stride()[:3], *B.stride()[:3], *C.stride()[:3],
+        *parts.stride()[:3], **_launch(dy, 3 if dy.shape[3] > 32 else 1), **_grads_constants(dy, B, seq_idx),
+    )  # fmt: skip
+    _add_parts(parts, dC)
 
 
 def _steps_grads(

@@ -150,17 +150,15 @@ def outputs_kernel(
 
 
 @triton.jit
-def inputs_grads_kernel(
-    x_ptr, B_ptr, C_ptr, D_ptr, dy_ptr, step_ptr, cum_ptr, seq_ptr, dstates_ptr,
-    dx_ptr, rows_ptr, columns_ptr, dD_ptr, dproducts_ptr,
+def products_grads_kernel(
+    x_ptr, B_ptr, C_ptr, dy_ptr, step_ptr, cum_ptr, seq_ptr, rows_ptr, columns_ptr, dD_ptr, dproducts_ptr,
     seqlen, nheads, heads_a_group, nchunks, x_b, x_l, x_h, B_b, B_l, B_g, C_b, C_l, C_g, dy_b, dy_l, dy_h,
-    dx_b, dx_l, dx_h,
     HAS_D: tl.constexpr, D_HEADDIM: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr,
     headdim: tl.constexpr, d_state: tl.constexpr, Q: tl.constexpr, P: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
-    """Of one chunk and R heads: dx, dD, `rows`, `columns`, and the gradient of B C^T summed over the heads.
+    """Of one chunk and R heads: `rows`, `columns`, dD, and the gradient of B C^T summed over the heads.
 
-    All Q x Q matrices are transposed, so that each stands as the next product takes it.
+    All Q x Q matrices are transposed, here and below, so that each stands as the next product takes it.
     """
     c, b = tl.program_id(0), tl.program_id(2)
     g = tl.program_id(1) * R // heads_a_group
@@ -170,78 +168,117 @@ def inputs_grads_kernel(
     C = _load(_tile(C_ptr, b, c * Q, g, C_b, C_l, C_g), q, n, C_l, left, d_state)
     products = tl.dot(B, tl.trans(C), input_precision=PRECISION)
     dproducts = tl.zeros((Q, Q), tl.float32)
-    seq, _, to_end, _ = _reach(seq_ptr, b, c, seqlen, t, PACKED, Q)
+    seq, _, _, _ = _reach(seq_ptr, b, c, seqlen, t, PACKED, Q)
     for h in range(tl.program_id(1) * R, tl.program_id(1) * R + R):
         row = (b * nheads + h).to(tl.int64) * nchunks * Q
-        cum, step, end = tl.load(cum_ptr + row + t), tl.load(step_ptr + row + t), tl.load(cum_ptr + row + c * Q + Q - 1)
+        cum, step = tl.load(cum_ptr + row + t), tl.load(step_ptr + row + t)
         x = _load(_tile(x_ptr, b, c * Q, h, x_b, x_l, x_h), q, p, x_l, left, headdim)
         dy = _load(_tile(dy_ptr, b, c * Q, h, dy_b, dy_l, dy_h), q, p, dy_l, left, headdim)
-        dstate = _load_state(
-            dstates_ptr, ((b * nchunks + c).to(tl.int64) * nheads + h) * headdim * d_state, p, n, headdim, d_state
-        )
-        decays = _decays(cum[None, :], seq[None, :], q[None, :], cum[:, None], seq[:, None], q[:, None], PACKED)
-        scores = products * decays
         dscores = tl.dot(x, tl.trans(dy), input_precision=PRECISION)
-        tl.store(columns_ptr + row + t, tl.sum(dscores * scores, 1))
-        dscores *= step[:, None]
-        tl.store(rows_ptr + row + t, tl.sum(dscores * scores, 0))
-        dproducts += dscores * decays
-        dX = tl.dot(B, tl.trans(dstate), input_precision=PRECISION)
-        dX *= tl.where(to_end, tl.exp2(end - cum), 0.0)[:, None]
-        dX = tl.dot(scores.to(dy.dtype), dy, acc=dX, input_precision=PRECISION)
-        dx = dX * step[:, None]
         if HAS_D:
-            x32, dy32, part = x.to(tl.float32), dy.to(tl.float32), (b * nchunks + c) * nheads + h
+            part = (b * nchunks + c) * nheads + h
             if D_HEADDIM:
-                dx += dy32 * tl.load(D_ptr + h * headdim + p, p < headdim, 0.0)[None, :]
-                tl.store(dD_ptr + part * headdim + p, tl.sum(x32 * dy32, 0), p < headdim)
+                dD = tl.sum(x.to(tl.float32) * dy.to(tl.float32), 0)
+                tl.store(dD_ptr + part * headdim + p, dD, p < headdim)
             else:
-                dx += dy32 * tl.load(D_ptr + h)
-                tl.store(dD_ptr + part, tl.sum(tl.sum(x32 * dy32, 1), 0))
-        _store(_tile(dx_ptr, b, c * Q, h, dx_b, dx_l, dx_h), q, p, dx_l, left, headdim, dx)
+                dD = tl.sum(tl.where(q[:, None] == q[None, :], dscores, 0.0), 1)
+                tl.store(dD_ptr + part, tl.sum(dD, 0))
+        decays = _decays(cum[None, :], seq[None, :], q[None, :], cum[:, None], seq[:, None], q[:, None], PACKED)
+        dscores *= decays
+        dlogs = dscores * products
+        tl.store(columns_ptr + row + t, tl.sum(dlogs, 1))
+        tl.store(rows_ptr + row + t, tl.sum(dlogs * step[:, None], 0))
+        dproducts += dscores * step[:, None]
     dproducts_ptr += ((b * nchunks + c).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)) * Q * Q
     tl.store(dproducts_ptr + q[:, None] * Q + q[None, :], dproducts.to(dproducts_ptr.dtype.element_ty))
 
 
 @triton.jit
-def maps_grads_kernel(
-    v_ptr, own_ptr, other_ptr, step_ptr, cum_ptr, seq_ptr, states_ptr, dproducts_ptr, out_ptr, sums_ptr,
-    seqlen, nheads, heads_a_group, nchunks, nparts, v_b, v_l, v_h, own_b, own_l, own_g, other_b, other_l, other_g,
-    out_b, out_l, out_g,
-    OF_C: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr,
+def _dproducts(ptr, b, c, nchunks, nparts, q, Q: tl.constexpr):
+    """The gradient of B C^T from the heads of a program, which were `nparts` programs of `products_grads_kernel`."""
+    ptr += ((b * nchunks + c).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)) * nparts * Q * Q
+    dproducts = tl.zeros((Q, Q), tl.float32)
+    for k in range(nparts):
+        dproducts += tl.load(ptr + k * Q * Q + q[:, None] * Q + q[None, :])
+    return dproducts
+
+
+@triton.jit
+def inputs_grads_kernel(
+    x_ptr, B_ptr, C_ptr, D_ptr, dy_ptr, step_ptr, cum_ptr, seq_ptr, dstates_ptr, dproducts_ptr,
+    dx_ptr, dB_ptr, to_S1_ptr,
+    seqlen, nheads, heads_a_group, nchunks, nparts, x_b, x_l, x_h, B_b, B_l, B_g, C_b, C_l, C_g, dy_b, dy_l, dy_h,
+    dx_b, dx_l, dx_h, dB_b, dB_l, dB_g,
+    HAS_D: tl.constexpr, D_HEADDIM: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr,
+    headdim: tl.constexpr, d_state: tl.constexpr, Q: tl.constexpr, P: tl.constexpr, N: tl.constexpr, R: tl.constexpr,
+):  # fmt: skip
+    """Of one chunk and R heads: dx, `to_S1`, and what they give to dB; all need dS1, which is the most to read.
+
+    P channels of a head at a time, so that sums and factors fit into registers.
+    """
+    c, b = tl.program_id(0), tl.program_id(2)
+    g = tl.program_id(1) * R // heads_a_group
+    q, n = tl.arange(0, Q), tl.arange(0, N)
+    t, left = c * Q + q, seqlen - c * Q
+    B = _load(_tile(B_ptr, b, c * Q, g, B_b, B_l, B_g), q, n, B_l, left, d_state)
+    C = _load(_tile(C_ptr, b, c * Q, g, C_b, C_l, C_g), q, n, C_l, left, d_state)
+    products = tl.dot(B, tl.trans(C), input_precision=PRECISION)
+    dproducts = _dproducts(dproducts_ptr, b, c, nchunks, nparts, q, Q)
+    dB = tl.dot(dproducts.to(C.dtype), C, input_precision=PRECISION)
+    seq, _, to_end, _ = _reach(seq_ptr, b, c, seqlen, t, PACKED, Q)
+    for h in range(tl.program_id(1) * R, tl.program_id(1) * R + R):
+        row = (b * nheads + h).to(tl.int64) * nchunks * Q
+        cum, step, end = tl.load(cum_ptr + row + t), tl.load(step_ptr + row + t), tl.load(cum_ptr + row + c * Q + Q - 1)
+        weight, to_S1 = tl.where(to_end, tl.exp2(end - cum), 0.0), tl.zeros((Q,), tl.float32)
+        decays = _decays(cum[None, :], seq[None, :], q[None, :], cum[:, None], seq[:, None], q[:, None], PACKED)
+        scores = (products * decays).to(x_ptr.dtype.element_ty)
+        for first in tl.static_range(0, headdim, P):
+            p = first + tl.arange(0, P)
+            x = _load(_tile(x_ptr, b, c * Q, h, x_b, x_l, x_h), q, p, x_l, left, headdim)
+            dy = _load(_tile(dy_ptr, b, c * Q, h, dy_b, dy_l, dy_h), q, p, dy_l, left, headdim)
+            at = ((b * nchunks + c).to(tl.int64) * nheads + h) * headdim * d_state
+            dstate = _load_state(dstates_ptr, at, p, n, headdim, d_state)
+            dX = tl.dot(B, tl.trans(dstate), input_precision=PRECISION) * weight[:, None]
+            to_S1 += tl.sum(x.to(tl.float32) * dX, 1)
+            weighted = (x.to(tl.float32) * (weight * step)[:, None]).to(x.dtype)
+            dB = tl.dot(weighted, dstate, acc=dB, input_precision=PRECISION)
+            dx = tl.dot(scores, dy, acc=dX, input_precision=PRECISION) * step[:, None]
+            if HAS_D:
+                if D_HEADDIM:
+                    dx += dy.to(tl.float32) * tl.load(D_ptr + h * headdim + p, p < headdim, 0.0)[None, :]
+                else:
+                    dx += dy.to(tl.float32) * tl.load(D_ptr + h)
+            _store(_tile(dx_ptr, b, c * Q, h, dx_b, dx_l, dx_h), q, p, dx_l, left, headdim, dx)
+        tl.store(to_S1_ptr + row + t, to_S1)
+    _store(_tile(dB_ptr, b, c * Q, tl.program_id(1), dB_b, dB_l, dB_g), q, n, dB_l, left, d_state, dB)
+
+
+@triton.jit
+def readouts_grads_kernel(
+    dy_ptr, B_ptr, C_ptr, cum_ptr, seq_ptr, states_ptr, dproducts_ptr, dC_ptr, from_S0_ptr,
+    seqlen, nheads, heads_a_group, nchunks, nparts, R, dy_b, dy_l, dy_h, B_b, B_l, B_g, C_b, C_l, C_g,
+    dC_b, dC_l, dC_g, PACKED: tl.constexpr, PRECISION: tl.constexpr,
     headdim: tl.constexpr, d_state: tl.constexpr, Q: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """Of one chunk and group: dC and `from_S0` (v = dy, own = C, other = B, states = S0), or dB and `to_S1` (v = x,
-    own = B, other = C, states = dS1).
-    """
-    c, g, b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    """Of one chunk and R heads: `from_S0`, and what they give to dC."""
+    c, b = tl.program_id(0), tl.program_id(2)
+    g = tl.program_id(1) * R // heads_a_group
     q, p, n = tl.arange(0, Q), tl.arange(0, P), tl.arange(0, N)
     t, left = c * Q + q, seqlen - c * Q
-    _, from_start, to_end, _ = _reach(seq_ptr, b, c, seqlen, t, PACKED, Q)
-    own = _load(_tile(own_ptr, b, c * Q, g, own_b, own_l, own_g), q, n, own_l, left, d_state)
-    out = tl.zeros((Q, N), tl.float32)
-    for h in range(g * heads_a_group, (g + 1) * heads_a_group):
+    _, from_start, _, _ = _reach(seq_ptr, b, c, seqlen, t, PACKED, Q)
+    C = _load(_tile(C_ptr, b, c * Q, g, C_b, C_l, C_g), q, n, C_l, left, d_state)
+    dC = tl.zeros((Q, N), tl.float32)
+    for h in range(tl.program_id(1) * R, tl.program_id(1) * R + R):
         row = (b * nheads + h).to(tl.int64) * nchunks * Q
-        cum = tl.load(cum_ptr + row + t)
-        v = _load(_tile(v_ptr, b, c * Q, h, v_b, v_l, v_h), q, p, v_l, left, headdim)
+        dy = _load(_tile(dy_ptr, b, c * Q, h, dy_b, dy_l, dy_h), q, p, dy_l, left, headdim)
         state = _load_state(
             states_ptr, ((b * nchunks + c).to(tl.int64) * nheads + h) * headdim * d_state, p, n, headdim, d_state
         )
-        v32, y = v.to(tl.float32), tl.dot(own, tl.trans(state), input_precision=PRECISION)
-        if OF_C:
-            weight = tl.where(from_start, tl.exp2(cum), 0.0)
-        else:
-            weight = tl.where(to_end, tl.exp2(tl.load(cum_ptr + row + c * Q + Q - 1) - cum), 0.0)
-        tl.store(sums_ptr + row + t, tl.sum(v32 * y, 1) * weight)
-        if not OF_C:
-            weight *= tl.load(step_ptr + row + t)
-        out = tl.dot((v32 * weight[:, None]).to(v.dtype), state, acc=out, input_precision=PRECISION)
-    dproducts = tl.zeros((Q, Q), tl.float32)  # of B C^T
-    for k in range(nparts):
-        at = (((b * nchunks + c).to(tl.int64) * tl.num_programs(1) + g) * nparts + k) * Q * Q
-        dproducts += tl.load(dproducts_ptr + at + q[:, None] * Q + q[None, :])
-    if OF_C:
-        dproducts = tl.trans(dproducts)
-    other = _load(_tile(other_ptr, b, c * Q, g, other_b, other_l, other_g), q, n, other_l, left, d_state)
-    out = tl.dot(dproducts.to(other.dtype), other, acc=out, input_precision=PRECISION)
-    _store(_tile(out_ptr, b, c * Q, g, out_b, out_l, out_g), q, n, out_l, left, d_state, out)
+        weight = tl.where(from_start, tl.exp2(tl.load(cum_ptr + row + t)), 0.0)
+        dy32, y = dy.to(tl.float32), tl.dot(C, tl.trans(state), input_precision=PRECISION)
+        tl.store(from_S0_ptr + row + t, tl.sum(dy32 * y, 1) * weight)
+        dC = tl.dot((dy32 * weight[:, None]).to(dy.dtype), state, acc=dC, input_precision=PRECISION)
+    dproducts = tl.trans(_dproducts(dproducts_ptr, b, c, nchunks, nparts, q, Q))
+    B = _load(_tile(B_ptr, b, c * Q, g, B_b, B_l, B_g), q, n, B_l, left, d_state)
+    dC = tl.dot(dproducts.to(B.dtype), B, acc=dC, input_precision=PRECISION)
+    _store(_tile(dC_ptr, b, c * Q, tl.program_id(1), dC_b, dC_l, dC_g), q, n, dC_l, left, d_state, dC)
