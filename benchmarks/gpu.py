@@ -3,8 +3,8 @@
     python benchmarks/gpu.py [scan] [selective] [mixer] [training] [decode] [context] [ARCHITECTURE ...]
 
 All parts, and all architectures, if none is named. Scans are compared with mamba_ssm's Triton scan, if it is there.
-Times by kernel are sums over a call, by PyTorch's profiler: the mean of five calls after three that warm up. The rest is
-by events, medians.
+Times by kernel are sums over a call, by PyTorch's profiler: the mean of five calls after three that warm up. The rest
+is by events, medians.
 """
 
 from __future__ import annotations

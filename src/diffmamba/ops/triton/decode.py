@@ -81,8 +81,8 @@ def _tiles(batch: int, weight: Tensor, channels: int) -> dict[str, Any]:
     fp32, K = weight.dtype == torch.float32, triton.next_power_of_2(channels)
     if batch == 1:
         tiles = {"ROWS": max(1, 8192 // K), "BATCH": 1, "K": K, "SPLIT": 1, "num_warps": 4}
-    elif batch <= 8 and K * weight.itemsize <= 2048:
-        tiles = {"ROWS": 32, "BATCH": 8, "K": K, "SPLIT": 4, "num_warps": 4}
+    elif batch <= 8 and K * weight.itemsize <= 2048:  # of its quarters, a product takes 16 and more
+        tiles = {"ROWS": 32, "BATCH": 8, "K": max(64, K), "SPLIT": 4, "num_warps": 4}
     else:
         rows = max(16, min(64, triton.next_power_of_2(batch)))
         tiles = {"ROWS": 16, "BATCH": rows, "K": 64 if fp32 else 128, "SPLIT": 1, "num_warps": 2}
