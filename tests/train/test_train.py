@@ -2,12 +2,14 @@ import functools
 import json
 import signal
 import threading
+import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainerCallback
 
+from diffmamba.data import TokenWindows
 from diffmamba.errors import RunError
 from diffmamba.train import TrainConfig, train
 from diffmamba.train.callbacks import Interrupt
@@ -69,6 +71,14 @@ def test_bits_per_byte_is_what_it_says(tmp_path, text):
     windows = torch.tensor([list(held_out[start : start + 16]) for start in starts])
     bits = model(windows, labels=windows).loss.item() / torch.log(torch.tensor(2.0)).item()
     assert measured["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
+
+
+def test_speed_counts_reading_data_and_not_measuring(tmp_path, text, monkeypatch):
+    read, evaluate = TokenWindows.__getitem__, DiffMambaTrainer.evaluate
+    monkeypatch.setattr(TokenWindows, "__getitem__", lambda windows, i: time.sleep(0.1) or read(windows, i))
+    monkeypatch.setattr(DiffMambaTrainer, "evaluate", lambda *a, **kw: time.sleep(2) or evaluate(*a, **kw))
+    speed = train(config(tmp_path, text, eval_windows=1, steps=8, eval_every=4))["tokens_per_second"]
+    assert 2 * 16 / 1.5 < speed < 2 * 16 / 0.2
 
 
 @pytest.mark.parametrize("dropout, log_every", [("0.0", 1), ("0.5", 4)])

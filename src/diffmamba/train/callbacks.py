@@ -53,36 +53,43 @@ class Recorder(TrainerCallback):
         self.folder, self.tokens_per_step, self.summarize = folder, tokens_per_step, summarize
         self.tokenizer, self.progress = tokenizer, progress
         self.task = progress.add_task(label, total=None, status="")
-        self.seconds: list[float] = []
+        self.since: tuple[float, int] | None = None
+        self.speeds: list[float] = []
         self.latest: dict[str, float] = {}
 
-    def tokens_per_second(self) -> float:
-        """From the median step, so that neither the first step nor a busy moment counts."""
-        return self.tokens_per_step / statistics.median(self.seconds) if self.seconds else float("nan")
+    def tokens_per_second(self, step: int) -> float:
+        """The median of the times from one log to the next, with reading data and without measuring and saving.
+
+        So neither the first steps nor a busy moment count. A log waits for the device; the steps between do not.
+        """
+        now = time.perf_counter()
+        if self.since is not None and step > self.since[1]:
+            self.speeds.append((step - self.since[1]) * self.tokens_per_step / (now - self.since[0]))
+        self.since = now, step
+        return statistics.median(self.speeds) if self.speeds else float("nan")
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.folder.forget_after(state.global_step)
         self.progress.update(self.task, total=state.max_steps, completed=state.global_step)
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.started = time.perf_counter()
+        self.since = self.since or (time.perf_counter(), state.global_step)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if control.should_save:  # the running mean of the loss is not in a checkpoint: write it down before
             control.should_log = True
-        self.seconds.append(time.perf_counter() - self.started)
-        shown = [f"{name} {value:.3f}" for name, value in self.latest.items()]
-        status = "  ".join([*shown, f"{self.tokens_per_second():,.0f} tokens/s"])
-        self.progress.update(self.task, completed=state.global_step, status=status)
+        shown = [f"{name} {value:,.{0 if name == 'tokens/s' else 3}f}" for name, value in self.latest.items()]
+        self.progress.update(self.task, completed=state.global_step, status="  ".join(shown))
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or not logs or "loss" not in logs:
             return
-        self.latest["loss"] = logs["loss"]
+        speed = self.tokens_per_second(state.global_step)
+        self.latest |= {"loss": logs["loss"], "tokens/s": speed}
         line = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs}
         tokens = state.global_step * self.tokens_per_step
-        speed = round(self.tokens_per_second(), 1)
-        self.folder.append_metrics({"step": state.global_step, "tokens": tokens, **line, "tokens_per_second": speed})
+        line |= {"tokens_per_second": round(speed, 1)}
+        self.folder.append_metrics({"step": state.global_step, "tokens": tokens, **line})
 
     def on_evaluate(
         self,
@@ -95,6 +102,7 @@ class Recorder(TrainerCallback):
     ) -> None:
         if not state.is_world_process_zero or model is None:
             return
+        self.since = None
         summary = {"held_out_loss": metrics["eval_loss"]} | self.summarize(metrics)
         self.latest |= summary
         tokens = state.global_step * self.tokens_per_step
@@ -111,6 +119,7 @@ class Recorder(TrainerCallback):
         model: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> None:
+        self.since = None
         if state.is_world_process_zero and model is not None:
             self.save_model(model, "last")
 
