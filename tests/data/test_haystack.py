@@ -116,7 +116,7 @@ def test_too_short_and_too_little_text(haystack, tmp_path):
 
 
 def test_lessons_have_labels_for_the_answer_alone(haystack):
-    made = [Lessons(haystack, lambda rng: problem([rng.random()]), 20, 500, seed) for seed in (0, 0, 1)]
+    made = [Lessons(haystack, lambda rng: [problem([rng.random()])], 20, 500, seed) for seed in (0, 0, 1)]
     one, two, other = ([lessons[i] for i in range(20)] for lessons in made)
     assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(one, two, strict=True))
     assert not {tuple(a["input_ids"].tolist()) for a in one} & {tuple(a["input_ids"].tolist()) for a in other}
@@ -128,6 +128,19 @@ def test_lessons_have_labels_for_the_answer_alone(haystack):
         assert text_of(haystack, ids).endswith("Answer: So is nothing\n")
     with pytest.raises(IndexError):
         made[0][20]
+
+
+def test_a_lesson_has_several_questions(haystack):
+    draw = lambda rng: hide_or_not(rng, 4, [True, False, True])  # noqa: E731
+    lessons, rng = Lessons(haystack, draw, 20, 700, 0), random.Random("0 7")
+    ids, labels = lessons[7]["input_ids"], lessons[7]["labels"]
+    problems = draw(rng)
+    asked = "".join(f"{problem.tail} {problem.answer}\n" for problem in problems)
+    assert ids.shape == labels.shape == (700,) and text_of(haystack, ids).endswith(asked)
+    assert text_of(haystack, labels[labels != IGNORED]) == "".join(f" {problem.answer}\n" for problem in problems)
+    assert torch.equal(ids[labels != IGNORED], labels[labels != IGNORED])
+    assert [problem.answer == "unknown" for problem in problems] == [False, True, False]
+    assert all(fact in text_of(haystack, ids) for fact in problems[0].facts)
 
 
 def test_needles():
@@ -143,15 +156,16 @@ def test_needles():
 
 def test_the_fact_that_is_asked_about_is_there_or_not():
     for seed in range(50):
-        there, absent = (hide_or_not(random.Random(seed), keys=4, present=present) for present in (True, False))
+        there, absent, other = hide_or_not(random.Random(seed), keys=4, present=[True, False, True])
         assert (there.facts, there.depths) == (absent.facts, absent.depths)
         assert f"{there.lead} {there.answer}." in there.facts and there.answer in WORDS
+        assert other.answer in WORDS and other.lead != there.lead
         assert not any(fact.startswith(absent.lead) for fact in absent.facts) and absent.answer == "unknown"
 
 
 def test_any_fact_may_be_asked_about():
     asked = np.zeros(4)
     for seed in range(400):
-        there = hide_or_not(random.Random(seed), keys=4, present=True)
+        (there,) = hide_or_not(random.Random(seed), keys=4, present=[True])
         asked[there.facts.index(f"{there.lead} {there.answer}.")] += 1
     assert asked.min() > 60

@@ -65,7 +65,7 @@ class Haystack:
 
     def shortest(self, problem: Problem) -> int:
         """Tokens of a prompt with nothing but the facts and the question."""
-        return sum(len(self._encode(f" {fact}")) for fact in problem.facts) + len(self._encode(problem.tail))
+        return sum(len(self._encode(f" {fact}")) for fact in problem.facts) + len(self.tail(problem))
 
     def prompt(self, problem: Problem, length: int, rng: Random) -> Int[Tensor, " length"]:
         """A prompt of `length` tokens; of length 0, the facts and the question alone.
@@ -74,7 +74,7 @@ class Haystack:
             ValueError: too few tokens for the facts and the question.
             RunError: too little text in the books.
         """
-        tail = self._encode(problem.tail)
+        tail = self.tail(problem)
         shortest = self.shortest(problem)
         if length and length < shortest:
             raise ValueError(
@@ -90,9 +90,13 @@ class Haystack:
             done = border
         return torch.tensor(ids + text[done:] + tail)
 
+    def tail(self, problem: Problem) -> list[int]:
+        """Tokens of the question and the words that its answer begins with."""
+        return list(self._encode(problem.tail))
+
     def answer(self, problem: Problem) -> list[int]:
         """Tokens of the right answer and the end of its line."""
-        return self._encode(f" {problem.answer}\n")
+        return list(self._encode(f" {problem.answer}\n"))
 
     def _text(self, tokens: int, rng: Random) -> tuple[list[int], np.ndarray]:
         """So many tokens of a book, cut at the start, and where its sentences end."""
@@ -114,18 +118,18 @@ class Haystack:
 
 
 class Lessons(Dataset[dict[str, Tensor]]):
-    """Problems with their answers, {"input_ids", "labels"} of (length) each, with labels for the answer alone.
+    """Problems with their answers, {"input_ids", "labels"} of (length) each, with labels for the answers alone.
 
     Args:
         haystack: of books to learn from.
-        draw: makes a problem.
+        draw: makes problems about one text, whose questions and answers follow each other.
         size: number of examples; example i depends on the seed and i alone.
-        length: tokens of the prompt and the answer together.
+        length: tokens of the text, the questions and the answers together.
         seed: of the examples.
     """
 
     def __init__(
-        self, haystack: Haystack, draw: Callable[[Random], Problem], size: int, length: int, seed: int
+        self, haystack: Haystack, draw: Callable[[Random], list[Problem]], size: int, length: int, seed: int
     ) -> None:
         self.haystack, self.draw, self.size, self.length, self.seed = haystack, draw, size, length, seed
 
@@ -136,8 +140,15 @@ class Lessons(Dataset[dict[str, Tensor]]):
         if not 0 <= index < self.size:
             raise IndexError(f"index {index} of {self.size} examples")
         rng = Random(f"{self.seed} {index}")
-        problem = self.draw(rng)
-        answer = torch.tensor(self.haystack.answer(problem))
-        prompt = self.haystack.prompt(problem, self.length - len(answer), rng)
-        labels = torch.cat([torch.full_like(prompt, IGNORED), answer])
-        return {"input_ids": torch.cat([prompt, answer]), "labels": labels}
+        first, *others = self.draw(rng)
+        ids = self.haystack.answer(first)
+        labels = ids.copy()
+        for problem in others:
+            tail, answer = self.haystack.tail(problem), self.haystack.answer(problem)
+            ids += tail + answer
+            labels += [IGNORED] * len(tail) + answer
+        prompt = self.haystack.prompt(first, self.length - len(ids), rng)
+        return {
+            "input_ids": torch.cat([prompt, torch.tensor(ids)]),
+            "labels": torch.cat([torch.full_like(prompt, IGNORED), torch.tensor(labels)]),
+        }

@@ -7,6 +7,7 @@ After arXiv 2305.16300 (passkeys) and 2404.06654 (several keys, several question
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 from .haystack import Problem
@@ -43,16 +44,15 @@ def hide(rng: Random, kind: str, keys: int, queried: int, depth: float) -> Probl
     return _problem(NOUNS[kind], [facts[i] for i in order], [depths[i] for i in order], asked)
 
 
-def hide_or_not(rng: Random, keys: int, present: bool) -> Problem:
-    """Word facts about `keys` keys, anywhere, and a question about one of them or about one that no fact has.
-
-    From the same state of `rng`, both questions are about the same facts at the same depths.
-    """
-    *told, absent = rng.sample(KEYS, keys + 1)
-    facts = list(zip(told, rng.sample(WORDS, keys), strict=True))
+def hide_or_not(rng: Random, keys: int, present: Sequence[bool]) -> list[Problem]:
+    """Word facts about `keys` keys, anywhere, and questions, each about another of them or one that no fact has."""
+    absent = len(present) - sum(present)
+    told = rng.sample(KEYS, keys + absent)
+    facts = list(zip(told[:keys], rng.sample(WORDS, keys), strict=True))
     depths = sorted(rng.random() for _ in range(keys))
-    asked = rng.choice(facts)
-    return _problem(NOUNS["pairs"], facts, depths, [asked if present else (absent, UNKNOWN)])
+    there, not_there = iter(rng.sample(facts, sum(present))), ((key, UNKNOWN) for key in told[keys:])
+    asked = [next(there if is_there else not_there) for is_there in present]
+    return [_problem(NOUNS["pairs"], facts, depths, [one]) for one in asked]
 
 
 def _problem(noun: str, facts: list[tuple], depths: list[float], asked: list[tuple]) -> Problem:

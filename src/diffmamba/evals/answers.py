@@ -40,7 +40,7 @@ class AnswerTask(LearntTask):
     examples: int = 100
     """In a cell."""
     train_length: int = 2048
-    """Tokens of an example to learn from, with its answer."""
+    """Tokens of an example to learn from, with its answers."""
 
     recipe: ClassVar[Recipe] = TUNED
     questions: ClassVar[int] = 1
@@ -56,8 +56,8 @@ class AnswerTask(LearntTask):
         """`examples * questions` of them, those about the same text together."""
 
     @abstractmethod
-    def lesson(self, haystack: Haystack) -> Callable[[Random], Problem]:
-        """A generator of problems to learn from."""
+    def lesson(self, haystack: Haystack) -> Callable[[Random], list[Problem]]:
+        """A generator of problems to learn from, all about one text."""
 
     @abstractmethod
     def score(self, cell: Cell, problems: list[Problem], given: list[str]) -> dict[str, list[float]]:

@@ -73,7 +73,7 @@ class BabilongTask(AnswerTask):
         chosen = self.random({"task": cell["task"]}, "stories").sample(fitting, self.examples)
         return [_spread(story, self.random(cell, index)) for index, story in enumerate(chosen)]
 
-    def lesson(self, haystack: Haystack) -> Callable[[Random], Problem]:
+    def lesson(self, haystack: Haystack) -> Callable[[Random], list[Problem]]:
         """All tasks are as likely, and a task's stories."""
         room = self.train_length - self.new_tokens
         fitting = {
@@ -83,7 +83,7 @@ class BabilongTask(AnswerTask):
         for task, stories in fitting.items():
             if not stories:
                 raise ValueError(f"no story of {task} fits `train_length`, {self.train_length:,} tokens")
-        return lambda rng: _spread(rng.choice(fitting[rng.choice(self.tasks)]), rng)
+        return lambda rng: [_spread(rng.choice(fitting[rng.choice(self.tasks)]), rng)]
 
     def score(self, cell: Cell, problems: list[Problem], given: list[str]) -> dict[str, list[float]]:
         possible = self._stories[cell["task"]].answers

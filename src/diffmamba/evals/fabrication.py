@@ -13,6 +13,9 @@ from .answers import AnswerTask
 from .scoring import exact_match
 from .task import Cell, Metric
 
+TAUGHT = 4
+"""Questions about a text to learn from, each about another key; with one alone, models learnt to refuse and no more."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FabricationTask(AnswerTask):
@@ -49,13 +52,22 @@ class FabricationTask(AnswerTask):
 
     def problems(self, cell: Cell, haystack: Haystack) -> list[Problem]:
         return [
-            hide_or_not(self.random(cell, index), self.keys, present)
+            problem
             for index in range(self.examples)
-            for present in (True, False)
+            for problem in hide_or_not(self.random(cell, index), self.keys, [True, False])
         ]
 
-    def lesson(self, haystack: Haystack) -> Callable[[Random], Problem]:
-        return lambda rng: hide_or_not(rng, self.keys, present=rng.random() < 0.5)
+    def lesson(self, haystack: Haystack) -> Callable[[Random], list[Problem]]:
+        most = {True: self.keys, False: len(KEYS) - self.keys}
+
+        def draw(rng: Random) -> list[Problem]:
+            present: list[bool] = []  # by chance, so that earlier answers do not tell the next one
+            for there in (rng.random() < 0.5 for _ in range(TAUGHT)):
+                if present.count(there) < most[there]:
+                    present.append(there)
+            return hide_or_not(rng, self.keys, present)
+
+        return draw
 
     def score(self, cell: Cell, problems: list[Problem], given: list[str]) -> dict[str, list[float]]:
         found = [

@@ -64,8 +64,8 @@ class NeedleTask(AnswerTask):
             for index in range(self.examples)
         ]
 
-    def lesson(self, haystack: Haystack) -> Callable[[Random], Problem]:
-        return lambda rng: hide(rng, self.kind, self.keys, self.queried, rng.random())
+    def lesson(self, haystack: Haystack) -> Callable[[Random], list[Problem]]:
+        return lambda rng: [hide(rng, self.kind, self.keys, self.queried, rng.random())]
 
     def score(self, cell: Cell, problems: list[Problem], given: list[str]) -> dict[str, list[float]]:
         pairs = [(text, problem.answer) for text, problem in zip(given, problems, strict=True)]
