@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..ops.remake import linear
+
 
 class Linear(nn.Linear):
     """`nn.Linear`, faster on a CPU where it meets a single row: BLAS then reads the weight with one core.
@@ -18,7 +20,7 @@ class Linear(nn.Linear):
     def forward(self, x: Float[Tensor, "*batch i"]) -> Float[Tensor, "*batch o"]:
         one_row = x.device.type == "cpu" and x.numel() == self.in_features
         if not one_row or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return super().forward(x)
+            return linear(x, self.weight, self.bias)
         shares = math.gcd(self.out_features, torch.get_num_threads())
         weight = self.weight.unflatten(0, (shares, -1))
         y = (x.reshape(1, 1, -1).expand(shares, -1, -1) @ weight.mT).view(*x.shape[:-1], self.out_features)

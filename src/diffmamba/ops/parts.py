@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .remake import hand_on
+
 
 class _Whole:
     """The gradient of what was split, from the first part that asks for its slice until all parts have theirs."""
@@ -78,6 +80,7 @@ def split(whole: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:
     parts = list(_Split.apply(whole, grads))
     for index, part in enumerate(parts):
         cast(Any, part).grad_slot = Slot(grads, index)
+    hand_on(whole, parts, grads.slices)
     return parts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..parts import Slot, grad_like, slot_of
+from ..remake import with_recipe
 from .conv_kernels import conv_grads_kernel, conv_kernel
 from .device import on_its_device
 
@@ -24,22 +26,37 @@ def _options(x: Tensor, tokens: int, width: int) -> tuple[tuple[int, int, int], 
     return grid, {"T": tokens, "U": TOGETHER, "N": channels, "num_warps": 1}
 
 
+def _run(
+    x: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor | None, seq_idx: Tensor | None, *, silu: bool
+) -> Tensor:
+    (_, seqlen, channels), y = x.shape, torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    grid, blocks = _options(x, 4 * TOGETHER, 128)
+    conv_kernel[grid](
+        x, weight, bias, past, seq_idx, y, seqlen, channels, *x.stride()[:2], **blocks,
+        **_variant(weight, bias, past, seq_idx, silu),
+    )  # fmt: skip
+    return y
+
+
+def _variant(
+    weight: Tensor, bias: Tensor | None, past: Tensor | None, seq_idx: Tensor | None, silu: bool
+) -> dict[str, Any]:
+    """What the kernels are compiled for."""
+    return {
+        "HAS_BIAS": bias is not None, "HAS_PAST": past is not None, "PACKED": seq_idx is not None, "SILU": silu,
+        "W": weight.shape[1],
+    }  # fmt: skip
+
+
 class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor | None, seq_idx: Tensor | None,
         silu: bool, slot: Slot | None,
     ) -> Tensor:  # fmt: skip
-        (_, seqlen, channels), y = x.shape, torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        options: dict[str, Any] = {
-            "HAS_BIAS": bias is not None, "HAS_PAST": past is not None, "PACKED": seq_idx is not None, "SILU": silu,
-            "W": weight.shape[1],
-        }  # fmt: skip
-        grid, blocks = _options(x, 4 * TOGETHER, 128)
-        conv_kernel[grid](x, weight, bias, past, seq_idx, y, seqlen, channels, *x.stride()[:2], **blocks, **options)
         ctx.save_for_backward(x, weight, bias, past, seq_idx)
-        ctx.options, ctx.slot = options, slot
-        return y
+        ctx.silu, ctx.slot = silu, slot
+        return _run(x, weight, bias, past, seq_idx, silu=silu)
 
     @staticmethod
     @once_differentiable
@@ -54,7 +71,7 @@ class _Conv(torch.autograd.Function):
         dtaps = torch.empty(batch * grid[0], width + 1, channels, dtype=torch.float32, device=x.device)
         conv_grads_kernel[grid](
             x, weight, bias, past, seq_idx, dy, dx, dpast, dtaps, seqlen, channels, *x.stride()[:2], *dy.stride()[:2],
-            *dx.stride()[:2], **blocks, **ctx.options,
+            *dx.stride()[:2], **blocks, **_variant(weight, bias, past, seq_idx, ctx.silu),
         )  # fmt: skip
         taps = dtaps.sum(0)
         dbias = None if bias is None else taps[width].to(bias.dtype)
@@ -72,4 +89,5 @@ def conv_triton(
     past = None if initial_states is None else initial_states.contiguous()
     seq_idx = None if seq_idx is None else seq_idx.to(torch.int32).contiguous()
     bias = None if bias is None else bias.contiguous()
-    return _Conv.apply(x, weight.contiguous(), bias, past, seq_idx, activation == "silu", slot)
+    inputs, silu = (x, weight.contiguous(), bias, past, seq_idx), activation == "silu"
+    return with_recipe(_Conv.apply(*inputs, silu, slot), partial(_run, silu=silu), *inputs)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..parts import Slot, grad_like, slot_of
+from ..remake import Recipe, recipe_of
 from .device import on_its_device
 from .ssd_kernels import (
     inputs_grads_kernel,
@@ -111,7 +112,7 @@ class _SSD(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, bias: Tensor | None,
         first: Tensor | None, softplus: bool, limit: tuple[float, float], seq_idx: Tensor | None,
-        lengths: Tensor | None, slots: dict[str, Slot | None],
+        lengths: Tensor | None, slots: dict[str, Slot | None], recipe: Recipe | None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         step, cum = _run_steps(dt, A, _Steps(bias, softplus, limit, lengths))
         states, end, _ = _run_states(x, B, step, cum, first, seq_idx)
@@ -127,14 +128,16 @@ class _SSD(torch.autograd.Function):
             x, B, C, step, cum, seq_idx, states, D, y, *sizes, *x.stride()[:3], *B.stride()[:3], *C.stride()[:3],
             HAS_D=D is not None, D_HEADDIM=D is not None and D.dim() == 2, R=R, **launch, **constants,
         )  # fmt: skip
-        ctx.save_for_backward(x, dt, A, B, C, D, bias, first, seq_idx, lengths)
+        inputs, ctx.make = ((x, B, C), None) if recipe is None else (recipe.inputs, recipe.make)
+        ctx.save_for_backward(dt, A, D, bias, first, seq_idx, lengths, *inputs)
         ctx.softplus, ctx.limit, ctx.slots = softplus, limit, slots
         return y, end
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, dend: Tensor) -> tuple[Tensor | None, ...]:
-        x, dt, A, B, C, D, bias, first, seq_idx, lengths = ctx.saved_tensors
+        dt, A, D, bias, first, seq_idx, lengths, *inputs = ctx.saved_tensors
+        x, B, C = inputs if ctx.make is None else ctx.make(*inputs)
         steps = _Steps(bias, ctx.softplus, ctx.limit, lengths)
         step, cum = _run_steps(dt, A, steps)
         dy = dy if dy.stride(-1) == 1 else dy.contiguous()
@@ -146,7 +149,7 @@ class _SSD(torch.autograd.Function):
         _inputs_grads(x, B, C, D, dy, step, cum, seq_idx, dstates, dproducts, dx, dB, sums)
         _readouts_grads(dy, B, C, cum, seq_idx, states, dproducts, dC, sums)
         dA, dbias = _steps_grads(dt, A, steps, step, sums, through, ddt)
-        return dx, ddt, dA, dB, dC, dD, dbias, None if first is None else dfirst, None, None, None, None, None
+        return dx, ddt, dA, dB, dC, dD, dbias, None if first is None else dfirst, *[None] * 6
 
 
 def _products_grads(
@@ -251,4 +254,6 @@ def ssd_triton(
     D, dt_bias, first = (None if m is None else m.float().contiguous() for m in (D, dt_bias, initial_states))
     seq_idx, lengths = (None if m is None else m.to(torch.int32).contiguous() for m in (seq_idx, lengths))
     A = A.float().contiguous()
-    return _SSD.apply(x, dt, A, B, C, D, dt_bias, first, dt_softplus, dt_limit, seq_idx, lengths, slots)
+    return _SSD.apply(
+        x, dt, A, B, C, D, dt_bias, first, dt_softplus, dt_limit, seq_idx, lengths, slots, recipe_of(x, B, C)
+    )
