@@ -118,7 +118,7 @@ def to_markdown(folder: Path, report: dict[str, Any]) -> str:
         f"Mean over {settings['seeds']} seed(s) and 95 % interval (Student's t). All architectures of a seed saw the "
         "same batches in the same order; 'minus baseline' is the mean of the differences seed by seed. State bytes are "
         "what one sequence keeps between two tokens, at its end. Chance is the accuracy of naming a random value of "
-        "the example. Tokens/s are of training on this machine, from each run's median step; they vary with its load.",
+        "the example. Tokens/s are of training on this machine, reading of data included; they vary with its load.",
         "",
     ]
     if report["evaluation"]["tasks"]:

@@ -71,7 +71,7 @@ class MQARTask(RecallTask):
     def recipe(self) -> Recipe:
         sizes = {"d_model": 64, "n_layer": 2, "d_state": 16, "headdim": 32, "vocab_size": self.vocab_size}
         return Recipe(
-            from_scratch=True, fit={"steps": 300, "batch_size": 64, "lr": 1e-2, "eval_every": 50}, sizes=sizes
+            from_scratch=True, fit={"steps": 600, "batch_size": 64, "lr": 1e-2, "eval_every": 100}, sizes=sizes
         )
 
     def check(self) -> None:
