@@ -7,7 +7,7 @@ carries its recipe, and who would save it for the backward pass saves what the r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ class Recipe(NamedTuple):
 def with_recipe(y: Tensor, make: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
     """y, which is make(*inputs), with that as its recipe; autograd has to keep the inputs in any case."""
     if y.requires_grad and not torch.compiler.is_compiling():
-        y.recipe = Recipe(lambda *given: [make(*given)], inputs)  # type: ignore[attr-defined]
+        cast(Any, y).recipe = Recipe(lambda *given: [make(*given)], inputs)
     return y
 
 
@@ -36,7 +36,7 @@ def hand_on(whole: Tensor, parts: Sequence[Tensor], cut: Callable[[Tensor], list
     if (recipe := recipe_of(whole)) is not None:
         make = lambda *given: cut(recipe.make(*given)[0])  # noqa: E731
         for number, part in enumerate(parts):
-            part.recipe = Recipe(make, recipe.inputs, number)  # type: ignore[attr-defined]
+            cast(Any, part).recipe = Recipe(make, recipe.inputs, number)
 
 
 def recipe_of(*tensors: Tensor) -> Recipe | None:
