@@ -243,9 +243,6 @@ def test_fabrication_is_taught_by_chance(keys, data):
     draw = task.lesson(None)
     lessons = [draw(random.Random(seed)) for seed in range(400)]
     absent = [[problem.answer == "unknown" for problem in lesson] for lesson in lessons]
-    assert all(len({problem.question for problem in lesson}) == len(lesson) <= 4 for lesson in lessons)
-    assert all(len(lesson) - sum(one) <= keys for one, lesson in zip(absent, lessons, strict=True))
-    assert 0.4 < np.mean([one[0] for one in absent]) < 0.6
-    if keys == 4:  # the answers so far do not tell the next
-        assert all(len(lesson) == 4 for lesson in lessons)
-        assert 0.4 < np.mean([one[3] for one in absent if sum(one[:3]) == 3]) < 0.6
+    assert np.array(absent).shape == (400, 4)
+    for before in range(4):  # the answers so far do not tell the next
+        assert 0.35 < np.mean([one[3] for one in absent if sum(one[:3]) == before]) < 0.65

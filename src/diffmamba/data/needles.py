@@ -45,13 +45,14 @@ def hide(rng: Random, kind: str, keys: int, queried: int, depth: float) -> Probl
 
 
 def hide_or_not(rng: Random, keys: int, present: Sequence[bool]) -> list[Problem]:
-    """Word facts about `keys` keys, anywhere, and questions, each about another of them or one that no fact has."""
-    absent = len(present) - sum(present)
-    told = rng.sample(KEYS, keys + absent)
-    facts = list(zip(told[:keys], rng.sample(WORDS, keys), strict=True))
+    """Word facts about `keys` keys, anywhere, and questions, each about any of them or any that no fact has.
+
+    Each question is drawn by itself, so that the answers to others do not tell its own.
+    """
+    shuffled = rng.sample(KEYS, len(KEYS))
+    facts = list(zip(shuffled[:keys], rng.sample(WORDS, keys), strict=True))
     depths = sorted(rng.random() for _ in range(keys))
-    there, not_there = iter(rng.sample(facts, sum(present))), ((key, UNKNOWN) for key in told[keys:])
-    asked = [next(there if is_there else not_there) for is_there in present]
+    asked = [rng.choice(facts) if there else (rng.choice(shuffled[keys:]), UNKNOWN) for there in present]
     return [_problem(NOUNS["pairs"], facts, depths, [one]) for one in asked]
 
 

@@ -14,7 +14,7 @@ from .scoring import exact_match
 from .task import Cell, Metric
 
 TAUGHT = 4
-"""Questions about a text to learn from, each about another key; with one alone, models learnt to refuse and no more."""
+"""Questions about a text to learn from; with one alone, models learnt to refuse and no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +58,7 @@ class FabricationTask(AnswerTask):
         ]
 
     def lesson(self, haystack: Haystack) -> Callable[[Random], list[Problem]]:
-        most = {True: self.keys, False: len(KEYS) - self.keys}
-
-        def draw(rng: Random) -> list[Problem]:
-            present: list[bool] = []  # by chance, so that earlier answers do not tell the next one
-            for there in (rng.random() < 0.5 for _ in range(TAUGHT)):
-                if present.count(there) < most[there]:
-                    present.append(there)
-            return hide_or_not(rng, self.keys, present)
-
-        return draw
+        return lambda rng: hide_or_not(rng, self.keys, [rng.random() < 0.5 for _ in range(TAUGHT)])
 
     def score(self, cell: Cell, problems: list[Problem], given: list[str]) -> dict[str, list[float]]:
         found = [
