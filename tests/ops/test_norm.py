@@ -1,3 +1,5 @@
+from itertools import product
+
 import pytest
 import torch
 from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
@@ -19,17 +21,27 @@ def test_rms_norm(dtype):
 def test_gated_rms_norm(dtype, ngroups, norm_before_gate):
     inputs = {name: torch.randn(2, 7, 8, dtype=torch.float64) for name in ("y", "z")}
     inputs["weight"] = torch.randn(8, dtype=torch.float64)
-    compare_backends(gated_rms_norm, inputs, dtype=dtype, ngroups=ngroups, norm_before_gate=norm_before_gate)
+    for scale in (None, torch.randn(2, 7, 4, dtype=torch.float64)):
+        inputs["scale"] = scale
+        compare_backends(gated_rms_norm, inputs, dtype=dtype, ngroups=ngroups, norm_before_gate=norm_before_gate)
+
+
+def test_a_factor_for_each_head():
+    y, z, weight, scale = torch.randn(2, 3, 8), torch.randn(2, 3, 8), torch.randn(8), torch.randn(2, 3, 2)
+    oracle = gated_rms_norm(y, z, weight).unflatten(-1, (2, 4)) * scale.unsqueeze(-1)
+    assert_close(gated_rms_norm(y, z, weight, scale=scale), oracle.flatten(-2), 1e-6)
 
 
 @pytest.mark.exact("the Triton kernels of the norms equal the equation, outputs and gradients")
 @pytest.mark.usefixtures("nan_filled_empty")
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("ngroups, width", [(1, 5), (2, 24), (1, 64)])
-def test_triton_equals_naive(ngroups, width, dtype):
+@pytest.mark.parametrize("ngroups, width, heads", [(1, 5, 1), (2, 24, 6), (2, 24, 2), (1, 64, 1), (2, 16, 1)])
+def test_triton_equals_naive(ngroups, width, heads, dtype):
+    """Heads of a power of two, of 12 channels, and across groups."""
     inputs = {name: torch.randn(2, 7, ngroups * width, dtype=torch.float64) for name in ("y", "z")}
     inputs["weight"] = torch.randn(ngroups * width, dtype=torch.float64)
-    for before in (False, True):
+    for before, scale in product((False, True), (None, torch.randn(2, 7, heads, dtype=torch.float64))):
+        inputs["scale"] = scale
         compare_backends(
             gated_rms_norm, inputs, (), dtype, "triton", ngroups=ngroups, norm_before_gate=before, eps=1e-3
         )
@@ -81,6 +93,18 @@ def test_equals_transformers(ngroups):
     torch.nn.init.normal_(oracle.weight)
     y, z = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
     assert_close(gated_rms_norm(y, z, oracle.weight, ngroups=ngroups), oracle(y, z), 1e-6)
+
+
+@pytest.mark.parametrize("backend", ["naive", "torch", "triton"])
+def test_under_autocast(backend):
+    """The dtype that the matmul after it would round to; not that of a residual stream, nor of what is half already."""
+    device = "cuda" if GPU else "cpu"
+    x, weight = torch.randn(3, 8, device=device), torch.randn(8, device=device)
+    plain = rms_norm(x, weight, backend=backend)
+    with torch.autocast(device, torch.float16):
+        assert torch.equal(rms_norm(x, weight, backend=backend), plain.half())
+        assert rms_norm(x, weight, residual=x, backend=backend).dtype == torch.float32
+        assert rms_norm(x.bfloat16(), weight, backend=backend).dtype == torch.bfloat16
 
 
 def test_a_single_row():

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import check_choice
+from .linear import Linear
 
 LambdaPolicy = Literal["paper", "exp", "scalar", "head", "token"]
 
@@ -58,7 +59,7 @@ class Lambda(nn.Module):
         for name, size in sizes[policy].items():
             setattr(self, name, nn.Parameter(torch.empty(size, device=device, dtype=dtype)))
         if policy == "token":
-            self.proj = nn.Linear(d_model, nheads, device=device, dtype=dtype)
+            self.proj = Linear(d_model, nheads, device=device, dtype=dtype)
 
     def forward(self, u: Float[Tensor, "b l d"]) -> Float[Tensor, "*per h"]:
         """Lambda as (1), (h) or, for `token`, (b l h); at least fp32 but for `token`, which has the dtype of u."""

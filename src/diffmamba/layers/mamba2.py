@@ -11,7 +11,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..errors import check_divides
-from ..ops import accumulate_dtype, causal_conv1d, causal_conv1d_step, gated_rms_norm, split, ssd, ssd_step
+from ..ops import (
+    accumulate_dtype,
+    causal_conv1d,
+    causal_conv1d_step,
+    expand_heads,
+    gated_rms_norm,
+    split,
+    ssd,
+    ssd_step,
+)
 from .branches import (
     Differential,
     Matching,
@@ -197,18 +206,18 @@ class Mamba2(nn.Module):
         """Gate, norm and out_proj, with the difference before or after them."""
         if self.diff is not None and self.site == "ssm":
             y = self.diff.subtract(y, u)
-        signs = self.diff.signs(u, self.d_inner // 2) if self.diff is not None and self.site == "block" else None
+        signs = self.diff.signs(u, self.nheads // 2) if self.diff is not None and self.site == "block" else None
         if self.norm is None:
             y = y * F.silu(z)
+            y = y if signs is None else y * expand_heads(signs, self.d_inner).to(y.dtype)
         else:
             weight = own_weight("norm", self.norm, RMSNorm)
             if signs is not None and signs.dim() == 1:  # the same for all tokens: free, as part of the norm's weight
-                weight, signs = weight * signs, None
+                weight, signs = weight * expand_heads(signs, self.d_inner), None
             y = gated_rms_norm(
-                y, z, weight, ngroups=self.norm_groups, eps=self.norm_eps, norm_before_gate=self.norm_before_gate
-            )
-        if signs is not None:
-            y = y * signs.to(y.dtype)
+                y, z, weight, ngroups=self.norm_groups, eps=self.norm_eps, norm_before_gate=self.norm_before_gate,
+                scale=signs,
+            )  # fmt: skip
         out = self.out_proj(y)
         if self.diff is not None and self.site == "block":
             return self.diff.finish(out, residual)

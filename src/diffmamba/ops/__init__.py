@@ -13,6 +13,7 @@ from .differential import branch_signs as branch_signs
 from .differential import differential_naive as differential_naive
 from .differential import post_norm as post_norm
 from .linear_scan import linear_scan as linear_scan
+from .norm import expand_heads as expand_heads
 from .norm import gated_rms_norm as gated_rms_norm
 from .norm import rms_norm as rms_norm
 from .parts import split as split

@@ -90,6 +90,13 @@ def accumulate_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """What a matmul makes of `x`: the dtype of autocast for fp32 where that is on, otherwise its own."""
+    kind = x.device.type
+    casts = x.dtype == torch.float32 and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if casts else x.dtype
+
+
 def no_autocast(x: Tensor) -> torch.autocast:
     """A context in which matmuls keep the dtype that the op has chosen, whatever autocast the caller is under."""
     return torch.autocast(x.device.type, enabled=False)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .norm import rms_norm, rms_norm_naive
+from .norm import expand_heads, rms_norm, rms_norm_naive
 
 
 def differential_naive(
@@ -38,7 +38,7 @@ def branch_signs(lam: Float[Tensor, "*batch h"], channels: int) -> Float[Tensor,
     Returns:
         (... 2 * channels).
     """
-    lam = lam.repeat_interleave(channels // lam.shape[-1], dim=-1)
+    lam = expand_heads(lam, channels)
     return torch.cat([torch.ones_like(lam), -lam], dim=-1)
 
 

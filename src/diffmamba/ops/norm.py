@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ._common import Backend, accumulate_dtype, resolve
+from ._common import Backend, accumulate_dtype, autocast_dtype, resolve
 
 
 def rms_norm_naive(
@@ -20,12 +20,13 @@ def rms_norm_naive(
     *,
     eps: float = 1e-5,
     residual: Float[Tensor, "*batch i"] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "*batch i"]:
     """x / sqrt(mean(x^2) + eps) * weight, as it reads."""
     x_ = x.to(accumulate_dtype(x))
     y = x_ / torch.sqrt((x_ * x_).mean(-1, keepdim=True) + eps)
     y = y if weight is None else y * weight
-    return y.to(x.dtype) if residual is None else (residual + y).to(residual.dtype)
+    return y.to(dtype or x.dtype) if residual is None else (residual + y).to(residual.dtype)
 
 
 def rms_norm_torch(
@@ -34,12 +35,13 @@ def rms_norm_torch(
     *,
     eps: float = 1e-5,
     residual: Float[Tensor, "*batch i"] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Float[Tensor, "*batch i"]:
     """PyTorch's own RMS norm, with a faster gradient."""
-    dtype = accumulate_dtype(x)
-    weight = None if weight is None else weight.to(dtype).unsqueeze(0)
-    y = _normed(x.to(dtype).unsqueeze(-2), weight, eps).squeeze(-2)
-    return y.to(x.dtype) if residual is None else (residual + y).to(residual.dtype)
+    sums = accumulate_dtype(x)
+    weight = None if weight is None else weight.to(sums).unsqueeze(0)
+    y = _normed(x.to(sums).unsqueeze(-2), weight, eps).squeeze(-2)
+    return y.to(dtype or x.dtype) if residual is None else (residual + y).to(residual.dtype)
 
 
 def _normed(
@@ -86,12 +88,14 @@ def rms_norm(
     residual: Float[Tensor, "*batch i"] | None = None,
     backend: Backend = "auto",
 ) -> Float[Tensor, "*batch i"]:
-    """RMS norm over the last axis, in fp32 for half-precision inputs, returned in the dtype of x.
+    """RMS norm over the last axis, in fp32 for half-precision inputs.
 
-    With `residual`, that plus the norm, in one pass and in its dtype.
+    Returned in the dtype of x, or of autocast where that is on, as what follows a norm is a matmul. With `residual`,
+    that plus the norm, in one pass and in its dtype.
     """
     backends: dict[str, Callable[..., Tensor]] = {"naive": rms_norm_naive, "torch": rms_norm_torch, "triton": _fused}
-    return resolve("rms_norm", backend, backends, x)(x, weight, eps=eps, residual=residual)
+    compute = resolve("rms_norm", backend, backends, x)
+    return compute(x, weight, eps=eps, residual=residual, dtype=autocast_dtype(x))
 
 
 def _fused(x: Tensor, weight: Tensor | None, **options: Any) -> Tensor:
@@ -99,6 +103,11 @@ def _fused(x: Tensor, weight: Tensor | None, **options: Any) -> Tensor:
     from .triton.norm import norm_triton  # Triton is not on every machine
 
     return norm_triton(x, weight, **options)
+
+
+def expand_heads(scale: Float[Tensor, "*batch h"], channels: int) -> Float[Tensor, "*batch i"]:
+    """The factor of each head for each of its channels."""
+    return scale.repeat_interleave(channels // scale.shape[-1], dim=-1)
 
 
 def gated_rms_norm_naive(
@@ -109,13 +118,15 @@ def gated_rms_norm_naive(
     ngroups: int = 1,
     eps: float = 1e-5,
     norm_before_gate: bool = False,
+    scale: Float[Tensor, "*batch h"] | None = None,
 ) -> Float[Tensor, "*batch i"]:
     """Each group of channels normed by itself, with the gate before or after, as it reads."""
     dtype = accumulate_dtype(y)
     gate = F.silu(z.to(dtype))
     x = y.to(dtype) if norm_before_gate else y.to(dtype) * gate
     normed = torch.cat([rms_norm_naive(group, eps=eps) for group in x.chunk(ngroups, dim=-1)], dim=-1) * weight
-    return (normed * gate if norm_before_gate else normed).to(y.dtype)
+    normed = normed * gate if norm_before_gate else normed
+    return (normed if scale is None else normed * expand_heads(scale, y.shape[-1])).to(y.dtype)
 
 
 def gated_rms_norm_torch(
@@ -126,13 +137,15 @@ def gated_rms_norm_torch(
     ngroups: int = 1,
     eps: float = 1e-5,
     norm_before_gate: bool = False,
+    scale: Float[Tensor, "*batch h"] | None = None,
 ) -> Float[Tensor, "*batch i"]:
     """The groups as one more axis of the RMS norm."""
     dtype = accumulate_dtype(y)
     gate = F.silu(z.to(dtype))
     x = y.to(dtype) if norm_before_gate else y.to(dtype) * gate
     normed = _normed(x.unflatten(-1, (ngroups, -1)), weight.to(dtype).unflatten(0, (ngroups, -1)), eps).flatten(-2)
-    return (normed * gate if norm_before_gate else normed).to(y.dtype)
+    normed = normed * gate if norm_before_gate else normed
+    return (normed if scale is None else normed * expand_heads(scale, y.shape[-1])).to(y.dtype)
 
 
 def gated_rms_norm(
@@ -143,6 +156,7 @@ def gated_rms_norm(
     ngroups: int = 1,
     eps: float = 1e-5,
     norm_before_gate: bool = False,
+    scale: Float[Tensor, "*batch h"] | None = None,
     backend: Backend = "auto",
 ) -> Float[Tensor, "*batch i"]:
     """Mamba-2's norm: rms(y * silu(z)) * weight, or rms(y) * weight * silu(z) with `norm_before_gate`.
@@ -154,6 +168,7 @@ def gated_rms_norm(
         ngroups: the channels are normed in this many equal groups.
         eps: added to the mean square.
         norm_before_gate: order of the two.
+        scale: of the result, one a head (... h). A lambda of each token is folded in here.
         backend: "auto", "naive", "torch" or "triton".
     """
     backends: dict[str, Callable[..., Tensor]] = {
@@ -162,4 +177,5 @@ def gated_rms_norm(
         "triton": _fused,
     }
     compute = resolve("gated_rms_norm", backend, backends, y)
-    return compute(y, z=z, weight=weight, ngroups=ngroups, eps=eps, norm_before_gate=norm_before_gate)
+    options = {"ngroups": ngroups, "eps": eps, "norm_before_gate": norm_before_gate, "scale": scale}
+    return compute(y, z=z, weight=weight, **options)

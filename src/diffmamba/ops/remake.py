@@ -60,6 +60,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     recipe = recipe_of(x)
     if recipe is None or not (weight.requires_grad and torch.is_grad_enabled()):
         return F.linear(x, weight, bias)
+    if torch.is_autocast_enabled(x.device.type):  # cast once, for both passes
+        dtype = torch.get_autocast_dtype(x.device.type)
+        weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
     return _Linear.apply(x, weight, bias, recipe.make, *recipe.inputs)
 
 
@@ -69,17 +72,16 @@ class _Linear(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, make: Callable[..., list[Tensor]],
         *inputs: Tensor | None,
     ) -> Tensor:  # fmt: skip
-        ctx.save_for_backward(weight, bias, *inputs)
-        ctx.make = make
+        ctx.save_for_backward(weight, *inputs)
+        ctx.make, ctx.has_bias = make, bias is not None
         return F.linear(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        weight, bias, *inputs = ctx.saved_tensors
+        weight, *inputs = ctx.saved_tensors
         (x,) = ctx.make(*inputs)
-        rows = dy.flatten(0, -2)  # under autocast in another dtype than the weight, and perhaps than x
-        dx = dy @ weight.to(dy.dtype)
-        dweight = rows.t() @ x.flatten(0, -2).to(dy.dtype)
-        dbias = None if bias is None else rows.sum(0).to(bias.dtype)
-        return dx.to(x.dtype), dweight.to(weight.dtype), dbias, None, *(None for _ in inputs)
+        rows = dy.flatten(0, -2)
+        dweight = rows.t() @ x.flatten(0, -2).to(dy.dtype)  # x may be of another dtype than what autocast made of it
+        dbias = rows.sum(0) if ctx.has_bias else None
+        return (dy @ weight).to(x.dtype), dweight, dbias, None, *(None for _ in inputs)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..norm import expand_heads
 from ..parts import Slot, grad_like, slot_of
 from ..remake import with_recipe
 from .device import on_its_device
@@ -25,30 +26,41 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
+def _stride(rows: Tensor | None) -> int:
+    return 0 if rows is None else rows.stride(0)
+
+
 def _rows_are_even(x: Tensor) -> bool:
     """Whether all rows are equally far apart; told by strides, as torch.compile cannot compare addresses."""
     return all(x.stride(i) == x.stride(i + 1) * x.shape[i + 1] for i in range(x.dim() - 2))
 
 
-def _options(z: Tensor | None, weight: Tensor | None, width: int, eps: float, before: bool) -> dict[str, Any]:
-    """What both kernels are compiled for."""
-    return {
-        "EPS": eps, "GATE": z is not None, "BEFORE": before, "HAS_WEIGHT": weight is not None,
-        "N": triton.next_power_of_2(width),
-    }  # fmt: skip
+class _Options(NamedTuple):
+    ngroups: int
+    eps: float
+    before: bool
+    dtype: torch.dtype
+    """Of the output."""
+
+    def of_kernels(self, y: Tensor, z: Tensor | None, weight: Tensor | None, scale: Tensor | None) -> dict[str, Any]:
+        """What both are compiled for."""
+        return {
+            "EPS": self.eps, "GATE": z is not None, "BEFORE": self.before, "HAS_WEIGHT": weight is not None,
+            "HEAD": 0 if scale is None else y.shape[-1] // scale.shape[-1],
+            "N": triton.next_power_of_2(y.shape[-1] // self.ngroups),
+        }  # fmt: skip
 
 
 def _run(
-    y: Tensor, z: Tensor | None, weight: Tensor | None, residual: Tensor | None, *, ngroups: int, eps: float,
-    before: bool,
+    y: Tensor, z: Tensor | None, weight: Tensor | None, scale: Tensor | None, residual: Tensor | None,
+    options: _Options,
 ) -> Tensor:  # fmt: skip
-    rows, gates, added = _rows(y), None if z is None else _rows(z), None if residual is None else _rows(residual)
-    width = y.shape[-1] // ngroups
-    out = torch.empty(y.shape, dtype=y.dtype if residual is None else residual.dtype, device=y.device)
-    norm_kernel[(len(rows), ngroups)](
-        rows, gates, weight, added, out, rows.stride(0), 0 if gates is None else gates.stride(0),
-        0 if added is None else added.stride(0), width, HAS_RESIDUAL=added is not None,
-        **_options(z, weight, width, eps, before),
+    rows = _rows(y)
+    gates, scales, added = (None if m is None else _rows(m) for m in (z, scale, residual))
+    out = torch.empty(y.shape, dtype=options.dtype, device=y.device)
+    norm_kernel[(len(rows), options.ngroups)](
+        rows, gates, weight, added, scales, out, rows.stride(0), _stride(gates), _stride(added), _stride(scales),
+        y.shape[-1] // options.ngroups, HAS_RESIDUAL=added is not None, **options.of_kernels(y, z, weight, scale),
     )  # fmt: skip
     return out
 
@@ -56,54 +68,54 @@ def _run(
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, y: Tensor, z: Tensor | None, weight: Tensor | None, residual: Tensor | None, ngroups: int,
-        eps: float, before: bool, slot: Slot | None,
+        ctx: Any, y: Tensor, z: Tensor | None, weight: Tensor | None, scale: Tensor | None, residual: Tensor | None,
+        options: _Options, slot: Slot | None,
     ) -> Tensor:  # fmt: skip
-        ctx.save_for_backward(y, z, weight)
-        ctx.width, ctx.eps, ctx.before, ctx.slot = y.shape[-1] // ngroups, eps, before, slot
-        ctx.has_residual = residual is not None
-        return _run(y, z, weight, residual, ngroups=ngroups, eps=eps, before=before)
+        ctx.save_for_backward(y, z, weight, scale)
+        ctx.options, ctx.slot, ctx.has_residual = options, slot, residual is not None
+        return _run(y, z, weight, scale, residual, options)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        y, z, weight = ctx.saved_tensors
-        rows, gates, douts = _rows(y), None if z is None else _rows(z), _rows(dout)
+        y, z, weight, scale = ctx.saved_tensors
+        rows, douts = _rows(y), _rows(dout)
+        gates, scales = (None if m is None else _rows(m) for m in (z, scale))
         dy = torch.empty(y.shape, dtype=y.dtype, device=y.device)
         dz = None if z is None else grad_like(z, ctx.slot)
         if dz is not None and not _rows_are_even(dz):
             dz = torch.empty(dz.shape, dtype=dz.dtype, device=dz.device)
         dz_rows = None if dz is None else _rows(dz)
-        programs = min(len(rows), PROGRAMS)
+        dscale = None if scale is None else torch.empty(scale.shape, dtype=scale.dtype, device=y.device)
+        programs, ngroups = min(len(rows), PROGRAMS), ctx.options.ngroups
         dw = None if weight is None else torch.empty(programs, len(weight), dtype=torch.float32, device=y.device)
-        norm_grads_kernel[(programs, y.shape[-1] // ctx.width)](
-            rows, gates, weight, douts, dy, dz_rows, dw, rows.stride(0), 0 if gates is None else gates.stride(0),
-            douts.stride(0), 0 if dz_rows is None else dz_rows.stride(0), len(rows), ctx.width,
-            **_options(z, weight, ctx.width, ctx.eps, ctx.before),
+        norm_grads_kernel[(programs, ngroups)](
+            rows, gates, weight, scales, douts, dy, dz_rows, dw, dscale, rows.stride(0), _stride(gates),
+            _stride(scales), douts.stride(0), _stride(dz_rows), len(rows), y.shape[-1] // ngroups,
+            **ctx.options.of_kernels(y, z, weight, scale),
         )  # fmt: skip
-        dresidual = dout if ctx.has_residual else None
-        return (
-            dy,
-            dz,
-            None if dw is None or weight is None else dw.sum(0).to(weight.dtype),
-            dresidual,
-            None,
-            None,
-            None,
-            None,
-        )
+        dweight = None if dw is None or weight is None else dw.sum(0).to(weight.dtype)
+        return dy, dz, dweight, dscale, dout if ctx.has_residual else None, None, None
 
 
 @on_its_device
 def norm_triton(
     y: Tensor, weight: Tensor | None, *, z: Tensor | None = None, residual: Tensor | None = None, ngroups: int = 1,
-    eps: float = 1e-5, norm_before_gate: bool = False,
+    eps: float = 1e-5, norm_before_gate: bool = False, scale: Tensor | None = None, dtype: torch.dtype | None = None,
 ) -> Tensor:  # fmt: skip
     """`rms_norm`, or with a gate z `gated_rms_norm`, on Triton."""
     slot = None if z is None else slot_of(z)
     weight = None if weight is None else weight.contiguous()
-    out = _Norm.apply(y, z, weight, residual, ngroups, eps, norm_before_gate, slot)
+    head = 1 if scale is None else y.shape[-1] // scale.shape[-1]
+    inside, outside = (scale, None) if y.shape[-1] // ngroups % head == 0 and _is_power(head) else (None, scale)
+    options = _Options(ngroups, eps, norm_before_gate, (dtype or y.dtype) if residual is None else residual.dtype)
+    out = _Norm.apply(y, z, weight, inside, residual, options, slot)
     if residual is not None:  # which nobody keeps
         return out
-    make = partial(_run, ngroups=ngroups, eps=eps, before=norm_before_gate)
-    return with_recipe(out, make, y, z, weight, None)
+    out = with_recipe(out, partial(_run, options=options), y, z, weight, inside, None)
+    return out if outside is None else out * expand_heads(outside, y.shape[-1]).to(out.dtype)
+
+
+def _is_power(number: int) -> bool:
+    """Of two."""
+    return number & (number - 1) == 0
