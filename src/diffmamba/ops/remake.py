@@ -56,13 +56,13 @@ def recipe_of(*tensors: Tensor) -> Recipe | None:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`F.linear`, which keeps x for the gradient of the weight only if it has no recipe."""
+    """`F.linear`, which keeps x for the gradient of the weight only if it has no recipe.
+
+    With one, it does not keep what autocast made of the weight either, but casts it again.
+    """
     recipe = recipe_of(x)
     if recipe is None or not (weight.requires_grad and torch.is_grad_enabled()):
         return F.linear(x, weight, bias)
-    if torch.is_autocast_enabled(x.device.type):  # cast once, for both passes
-        dtype = torch.get_autocast_dtype(x.device.type)
-        weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
     return _Linear.apply(x, weight, bias, recipe.make, *recipe.inputs)
 
 
@@ -81,7 +81,8 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         weight, *inputs = ctx.saved_tensors
         (x,) = ctx.make(*inputs)
-        rows = dy.flatten(0, -2)
-        dweight = rows.t() @ x.flatten(0, -2).to(dy.dtype)  # x may be of another dtype than what autocast made of it
-        dbias = rows.sum(0) if ctx.has_bias else None
-        return (dy @ weight).to(x.dtype), dweight, dbias, None, *(None for _ in inputs)
+        rows = dy.flatten(0, -2)  # under autocast in another dtype than the weight, and perhaps than x
+        dx = dy @ weight.to(dy.dtype)
+        dweight = rows.t() @ x.flatten(0, -2).to(dy.dtype)
+        dbias = rows.sum(0).to(weight.dtype) if ctx.has_bias else None
+        return dx.to(x.dtype), dweight.to(weight.dtype), dbias, None, *(None for _ in inputs)
