@@ -87,20 +87,22 @@ def _run_states(
     v: Tensor, k: Tensor, step: Tensor, cum: Tensor, carry: Tensor | None, seq_idx: Tensor | None,
     S0: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
-    """States and the final one; or, given S0, their gradients, that of the first, and what passes through chunks."""
+    """States and the final one; or, in the place of S0, their gradients, that of the first, and what passes through
+    chunks.
+    """
     batch, _, nheads, headdim = v.shape
     sizes, d_state = _sizes(v, k), k.shape[3]
     P, N = _block(headdim, 64), _block(d_state, 128 if v.dtype.itemsize == 2 else 64)
     while batch * nheads * triton.cdiv(headdim, P) * triton.cdiv(d_state, N) < 256 and N > 32:
         N //= 2
     nblocks = triton.cdiv(headdim, P) * triton.cdiv(d_state, N)
-    states = torch.empty(batch, sizes[3], nheads, headdim, d_state, dtype=v.dtype, device=v.device)
+    states = v.new_empty(batch, sizes[3], nheads, headdim, d_state) if S0 is None else S0
     end = torch.empty(batch, nheads, headdim, d_state, dtype=torch.float32, device=v.device)
     through = (
         None if S0 is None else torch.empty(batch, sizes[3], nheads, nblocks, dtype=torch.float32, device=v.device)
     )
     states_kernel[(nblocks, nheads, batch)](
-        v, k, step, cum, seq_idx, carry, S0, states, end, through, *sizes, *v.stride()[:3], *k.stride()[:3],
+        v, k, step, cum, seq_idx, carry, states, end, through, *sizes, *v.stride()[:3], *k.stride()[:3],
         REVERSE=S0 is not None, HAS_CARRY=carry is not None, num_warps=4, num_stages=3,
         **_constants(v, k, seq_idx) | {"P": P, "N": N},
     )  # fmt: skip
@@ -142,12 +144,12 @@ class _SSD(torch.autograd.Function):
         step, cum = _run_steps(dt, A, steps)
         dy = dy if dy.stride(-1) == 1 else dy.contiguous()
         states, _, _ = _run_states(x, B, step, cum, first, seq_idx)
-        dstates, dfirst, through = _run_states(dy, C, step, cum, dend.contiguous(), seq_idx, states)
         sums = torch.empty(4, *step.shape, dtype=torch.float32, device=x.device)
         dx, ddt, dB, dC = (grad_like(m, ctx.slots[name]) for name, m in zip(PARTS, (x, dt, B, C), strict=True))
         dD, dproducts = _products_grads(x, B, C, D, dy, step, cum, seq_idx, sums)
-        _inputs_grads(x, B, C, D, dy, step, cum, seq_idx, dstates, dproducts, dx, dB, sums)
         _readouts_grads(dy, B, C, cum, seq_idx, states, dproducts, dC, sums)
+        dstates, dfirst, through = _run_states(dy, C, step, cum, dend.contiguous(), seq_idx, states)
+        _inputs_grads(x, B, C, D, dy, step, cum, seq_idx, dstates, dproducts, dx, dB, sums)
         dA, dbias = _steps_grads(dt, A, steps, step, sums, through, ddt)
         return dx, ddt, dA, dB, dC, dD, dbias, None if first is None else dfirst, *[None] * 6
 

@@ -63,13 +63,13 @@ def _reach(seq_ptr, b, c, seqlen, t, PACKED: tl.constexpr, Q: tl.constexpr):
 
 @triton.jit
 def states_kernel(
-    v_ptr, k_ptr, step_ptr, cum_ptr, seq_ptr, carry_ptr, S0_ptr, states_ptr, end_ptr, through_ptr,
+    v_ptr, k_ptr, step_ptr, cum_ptr, seq_ptr, carry_ptr, states_ptr, end_ptr, through_ptr,
     seqlen, nheads, heads_a_group, nchunks, v_b, v_l, v_h, k_b, k_l, k_g,
     REVERSE: tl.constexpr, HAS_CARRY: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr,
     headdim: tl.constexpr, d_state: tl.constexpr, Q: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """S0 of every chunk and the final state; with REVERSE (v = dy, k = C) dS1 of every chunk, dS0 of the first, and
-    `through`.
+    """S0 of every chunk and the final state; with REVERSE (v = dy, k = C) dS1 of every chunk in the place of its S0,
+    dS0 of the first, and `through`.
 
     A program has a block of (headdim, d_state) of one head, and goes through the chunks in turn.
     """
@@ -88,14 +88,15 @@ def states_kernel(
         cum, end = tl.load(cum_ptr + row + t), tl.load(cum_ptr + row + c * Q + Q - 1)
         _, from_start, to_end, across = _reach(seq_ptr, b, c, seqlen, t, PACKED, Q)
         decay = tl.where(across, tl.exp2(end), 0.0)
-        tl.store(states_ptr + at + pn, state.to(states_ptr.dtype.element_ty), there)
         if REVERSE:
-            S0 = tl.load(S0_ptr + at + pn, there, 0.0).to(tl.float32)
+            S0 = tl.load(states_ptr + at + pn, there, 0.0).to(tl.float32)
             part = ((b * nchunks + c).to(tl.int64) * nheads + h) * tl.num_programs(0) + block
             tl.store(through_ptr + part, tl.sum(tl.sum(state * S0, 1), 0) * decay)
             weight = tl.where(from_start, tl.exp2(cum), 0.0)
+            tl.debug_barrier()  # other threads than those that write an element may be those that read it
         else:
             weight = tl.where(to_end, tl.exp2(end - cum), 0.0) * tl.load(step_ptr + row + t)
+        tl.store(states_ptr + at + pn, state.to(states_ptr.dtype.element_ty), there)
         v = _load(_tile(v_ptr, b, c * Q, h, v_b, v_l, v_h), q, p, v_l, seqlen - c * Q, headdim)
         k = _load(_tile(k_ptr, b, c * Q, h // heads_a_group, k_b, k_l, k_g), q, n, k_l, seqlen - c * Q, d_state)
         weighted = (v.to(tl.float32) * weight[:, None]).to(v.dtype)
