@@ -183,3 +183,24 @@ def test_processes_share_the_work(config, monkeypatch):
     with progress_bar() as progress:
         jobs.run_jobs([two, one], progress)
     assert begun == ["waited", "one", "two"] and two.result == {"name": "two"}
+
+
+def test_what_is_trained_is_measured_before_the_next_is_trained(config):
+    """So that a comparison that was stopped early has results."""
+    from diffmamba.compare import jobs
+
+    begun = []
+
+    class Noted(jobs.Job):
+        def work(self, progress):
+            begun.append(self.path.name)
+            self.path.mkdir()
+            return {}
+
+    out = config().out
+    trained = [Noted(out / f"train{seed}") for seed in range(2)]
+    tuned = [Noted(out / f"tune{seed}", [job]) for seed, job in enumerate(trained)]
+    measured = [Noted(out / f"measure{seed}", [job]) for seed, job in enumerate(tuned)]
+    with progress_bar() as progress:
+        jobs.run_jobs([*trained, *tuned, *measured], progress)
+    assert begun == ["train0", "tune0", "measure0", "train1", "tune1", "measure1"]

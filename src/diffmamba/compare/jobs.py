@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,11 @@ class Job(ABC):
     def done(self) -> bool:
         return (self.path / "result.json").exists()
 
+    @cached_property
+    def depth(self) -> int:
+        """Jobs in the longest chain of needs that ends with this one."""
+        return 1 + max((need.depth for need in self.needs), default=0)
+
     @property
     def result(self) -> dict[str, Any]:
         return json.loads((self.path / "result.json").read_text())
@@ -48,13 +54,14 @@ class Job(ABC):
 
 
 def run_jobs(jobs: Sequence[Job], progress: Progress) -> None:
-    """Run all that are not done, each after what it needs.
+    """Run all that are not done, each after what it needs, and what builds on others before what begins anew: a model
+    is measured before the next is trained, so that what was stopped early has results.
 
     Processes that run the same jobs, on GPUs of their own for example, share them: each takes the next that is free,
     and waits at the end until all are done. One that was killed has let go of its job.
     """
     bar = progress.add_task("all runs", total=len(jobs), status="")
-    while waiting := [job for job in jobs if not job.done]:
+    while waiting := sorted((job for job in jobs if not job.done), key=lambda job: -job.depth):
         progress.update(bar, completed=len(jobs) - len(waiting))
         for job in waiting:
             if all(need.done for need in job.needs):
