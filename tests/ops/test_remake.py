@@ -20,12 +20,13 @@ def keep_everything(monkeypatch):
 
 
 def train(call, leaves):
-    """Gradients, and the bytes that were kept for them."""
-    kept = {}
+    """Gradients, and the bytes that were kept for them beside the leaves."""
+    kept, own = {}, {leaf.untyped_storage().data_ptr() for leaf in leaves}
 
     def pack(tensor):
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with default_backend("triton"):
@@ -61,6 +62,29 @@ def test_gradients_are_the_same_bit_for_bit(case, monkeypatch):
         assert (one is None and two is None) or torch.equal(one, two)
     remade = layer.d_inner + layer.d_model + (0 if case == "x twice, which is no part" else layer.conv_dim)
     assert all_kept - kept == 2 * 70 * 4 * remade
+
+
+@pytest.mark.parametrize("half", ["autocast", "weights", "no"])
+def test_a_model_keeps_less(half, monkeypatch):
+    """In each layer, whatever is half: what norms and convolution made is not there, and no wider copy of it."""
+    model = make(n_layer=2).to(DEVICE).train()
+    if half == "weights":
+        model.half()
+    mixer, ids = model.backbone.layers[0].mixer, torch.randint(1, 32, (2, 20), device=DEVICE)
+    leaves = [*model.parameters()]
+
+    def call():
+        with torch.autocast(DEVICE, torch.float16, enabled=half == "autocast"):
+            return model(ids).logits
+
+    found, kept = train(call, leaves)
+    keep_everything(monkeypatch)
+    oracle, all_kept = train(call, leaves)
+    assert all(torch.equal(one, two) for one, two in zip(found, oracle, strict=True))
+    width = 4 if half == "no" else 2
+    weights = 2 * sum(m.weight.numel() for m in (mixer.in_proj, mixer.out_proj)) if half == "autocast" else 0
+    of_a_layer = 2 * 20 * width * (mixer.conv_dim + mixer.d_inner + mixer.d_model) + weights
+    assert all_kept - kept == 2 * of_a_layer
 
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable`:FutureWarning")

@@ -19,5 +19,6 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(width, device=device, dtype=dtype))
 
-    def forward(self, x: Float[Tensor, "*batch i"]) -> Float[Tensor, "*batch i"]:
-        return rms_norm(x, self.weight, eps=self.eps)
+    def forward(self, x: Float[Tensor, "*batch i"], dtype: torch.dtype | None = None) -> Float[Tensor, "*batch i"]:
+        """Normed, in `dtype`, by default that of x."""
+        return rms_norm(x, self.weight, eps=self.eps, dtype=dtype)

@@ -13,6 +13,7 @@ from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..layers import MLP, Attention, Mamba, Mamba2, MLPKind, RMSNorm, init_weights
+from ..ops import autocast_dtype
 from .cache import State, check_cache, read_state, write_state
 from .config import LAYERS, DiffMambaConfig
 from .decoding import replayed_step
@@ -76,8 +77,9 @@ class DiffMambaBlock(GradientCheckpointingLayer):
         return x, state
 
     def _before(self, x: Tensor, norm: RMSNorm) -> Tensor:
-        x = norm(x) if self.prenorm else x
-        return x.to(norm.weight.dtype)
+        """What a mixer or an MLP takes, in the dtype of its first matmul: not wider on the way to it."""
+        dtype = autocast_dtype(norm.weight)
+        return norm(x, dtype) if self.prenorm else x.to(dtype)
 
     def _after(self, x: Tensor, y: Tensor, norm: RMSNorm) -> Tensor:
         x = self._wide(x) + F.dropout(y, self.dropout, self.training)
@@ -184,7 +186,7 @@ class DiffMambaModel(DiffMambaPreTrainedModel):
                 write_state(cache_params, layer_idx, state, self.config.state_dtype)
             if output_hidden_states:
                 all_hidden.append(x)
-        x = self.norm_f(x).to(self.norm_f.weight.dtype)
+        x = self.norm_f(x, self.norm_f.weight.dtype)
         return DiffMambaOutput(
             last_hidden_state=restore(x, order),
             cache_params=cache_params if use_cache else None,

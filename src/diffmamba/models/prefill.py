@@ -95,7 +95,7 @@ class _PromptGraph:
             for own, part in zip(state, new, strict=True):
                 own.copy_(part)
         last = x.take_along_dim(self.lengths[:, None, None] - 1, dim=1)
-        logits = self.lm_head(self.backbone.norm_f(last).to(self.backbone.norm_f.weight.dtype))
+        logits = self.lm_head(self.backbone.norm_f(last, self.backbone.norm_f.weight.dtype))
         return logits.to(accumulate_dtype(logits))
 
     def fits(self, model: PreTrainedModel, ids: Tensor) -> bool:

@@ -1,6 +1,7 @@
 """Pure functions of tensors. Each op has `naive`, which reads like its equation, and faster backends behind it."""
 
 from ._common import accumulate_dtype as accumulate_dtype
+from ._common import autocast_dtype as autocast_dtype
 from ._common import chosen_backend as chosen_backend
 from ._common import default_backend as default_backend
 from ._common import has_triton as has_triton

@@ -91,7 +91,7 @@ def accumulate_dtype(x: Tensor) -> torch.dtype:
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:
-    """What a matmul makes of `x`: the dtype of autocast for fp32 where that is on, otherwise its own."""
+    """In which dtype a matmul takes `x`: that of autocast where that is on and x in fp32, otherwise its own."""
     kind = x.device.type
     casts = x.dtype == torch.float32 and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if casts else x.dtype

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ._common import Backend, accumulate_dtype, autocast_dtype, resolve
+from ._common import Backend, accumulate_dtype, resolve
 
 
 def rms_norm_naive(
@@ -86,16 +86,16 @@ def rms_norm(
     *,
     eps: float = 1e-5,
     residual: Float[Tensor, "*batch i"] | None = None,
+    dtype: torch.dtype | None = None,
     backend: Backend = "auto",
 ) -> Float[Tensor, "*batch i"]:
-    """RMS norm over the last axis, in fp32 for half-precision inputs.
+    """RMS norm over the last axis, in fp32 for half-precision inputs, returned in `dtype`, by default that of x.
 
-    Returned in the dtype of x, or of autocast where that is on, as what follows a norm is a matmul. With `residual`,
-    that plus the norm, in one pass and in its dtype.
+    With `residual`, that plus the norm, in one pass and in its dtype.
     """
     backends: dict[str, Callable[..., Tensor]] = {"naive": rms_norm_naive, "torch": rms_norm_torch, "triton": _fused}
     compute = resolve("rms_norm", backend, backends, x)
-    return compute(x, weight, eps=eps, residual=residual, dtype=autocast_dtype(x))
+    return compute(x, weight, eps=eps, residual=residual, dtype=dtype)
 
 
 def _fused(x: Tensor, weight: Tensor | None, **options: Any) -> Tensor:
