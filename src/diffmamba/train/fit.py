@@ -14,9 +14,6 @@ from .settings import FitSettings
 from .tasks import Task
 from .trainer import DiffMambaTrainer, last_checkpoint
 
-WORKERS = 2
-"""Processes that make examples while a GPU learns from the last ones; on a CPU all cores learn."""
-
 
 def fit(
     model: PreTrainedModel, task: Task, settings: FitSettings, folder: RunFolder, progress: Progress, label: str
@@ -87,7 +84,6 @@ def _arguments(settings: FitSettings, output_dir: str, *, loss_only: bool) -> Tr
         use_cpu=not torch.accelerator.is_available(),
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
-        dataloader_num_workers=WORKERS if torch.cuda.is_available() else 0,
         report_to=[],
         disable_tqdm=True,
     )
