@@ -23,6 +23,8 @@ class FabricationTask(AnswerTask):
 
     Where the fact is absent, the right answer is "unknown". An example counts half for the answer that is there and
     half for the one that is not, so that a model which always refuses has 0.5, as has one which never does.
+
+    A small model learns this with words for tokens, and hardly with bytes.
     """
 
     keys: int = 4
