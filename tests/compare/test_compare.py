@@ -3,6 +3,7 @@ import json
 import pytest
 from filelock import FileLock
 
+from books import write_books
 from diffmamba.compare import CompareConfig, compare, tables
 from diffmamba.compare import fits as fits_module
 from diffmamba.compare.fits import slug
@@ -204,3 +205,10 @@ def test_what_is_trained_is_measured_before_the_next_is_trained(config):
     with progress_bar() as progress:
         jobs.run_jobs([*trained, *tuned, *measured], progress)
     assert begun == ["train0", "tune0", "measure0", "train1", "tune1", "measure1"]
+
+
+def test_lessons_that_do_not_fit_are_refused_before_anything_is_trained(config, tmp_path):
+    books = write_books(tmp_path / "books", sentences=60)
+    with pytest.raises(ValueError, match="`train_length` of 40 tokens is too short"):
+        compare(config(tasks="lm,needle:train_length=40:lengths=[160]", eval_data=str(books)))
+    assert not (tmp_path / "out").exists()

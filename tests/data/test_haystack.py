@@ -143,6 +143,20 @@ def test_a_lesson_has_several_questions(haystack):
     assert all(fact in text_of(haystack, ids) for fact in problems[0].facts)
 
 
+def test_a_lesson_has_as_many_questions_as_there_is_room_for(haystack):
+    draw = lambda rng: hide_or_not(rng, 1, [True, True, True])  # noqa: E731
+    first, *others = draw(random.Random("0 0"))
+    needed = [haystack.shortest(first) + len(haystack.answer(first))]
+    for other in others:
+        needed.append(needed[-1] + len(haystack.tail(other)) + len(haystack.answer(other)))
+    for length in (needed[0], needed[1] - 1, needed[1], needed[2] - 1, needed[2], needed[2] + 100):
+        ids = Lessons(haystack, draw, 1, length, 0)[0]["input_ids"]
+        assert len(ids) == length
+        assert text_of(haystack, ids).count("Question: ") == sum(length >= shortest for shortest in needed)
+    with pytest.raises(ValueError, match=f"`train_length` of {needed[0] - 1} tokens is too short: .* have {needed[0]}"):
+        Lessons(haystack, draw, 1, needed[0] - 1, 0)[0]
+
+
 def test_needles():
     assert len(set(KEYS)) == len(KEYS) and len(set(WORDS)) == len(WORDS) and not set(KEYS) & set(WORDS)
     for seed in range(50):

@@ -122,7 +122,7 @@ class Lessons(Dataset[dict[str, Tensor]]):
 
     Args:
         haystack: of books to learn from.
-        draw: makes problems about one text, whose questions and answers follow each other.
+        draw: makes problems about one text, whose questions and answers follow each other as far as there is room.
         size: number of examples; example i depends on the seed and i alone.
         length: tokens of the text, the questions and the answers together.
         seed: of the examples.
@@ -142,9 +142,16 @@ class Lessons(Dataset[dict[str, Tensor]]):
         rng = Random(f"{self.seed} {index}")
         first, *others = self.draw(rng)
         ids = self.haystack.answer(first)
-        labels = ids.copy()
+        labels, shortest = ids.copy(), self.haystack.shortest(first)
+        if self.length < shortest + len(ids):
+            raise ValueError(
+                f"`train_length` of {self.length:,} tokens is too short: the facts, a question and its answer have "
+                f"{shortest + len(ids):,}"
+            )
         for problem in others:
             tail, answer = self.haystack.tail(problem), self.haystack.answer(problem)
+            if self.length < shortest + len(ids) + len(tail) + len(answer):
+                break
             ids += tail + answer
             labels += [IGNORED] * len(tail) + answer
         prompt = self.haystack.prompt(first, self.length - len(ids), rng)
