@@ -36,6 +36,8 @@ def _rows_are_even(x: Tensor) -> bool:
 
 
 class _Options(NamedTuple):
+    """What the kernels are to do, beside their tensors."""
+
     ngroups: int
     eps: float
     before: bool
