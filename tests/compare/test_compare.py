@@ -202,9 +202,14 @@ def test_what_is_trained_is_measured_before_the_next_is_trained(config):
     trained = [Noted(out / f"train{seed}") for seed in range(2)]
     tuned = [Noted(out / f"tune{seed}", [job]) for seed, job in enumerate(trained)]
     measured = [Noted(out / f"measure{seed}", [job]) for seed, job in enumerate(tuned)]
+    rates = [Noted(out / f"rate{i}") for i in range(2)]
+    other = Noted(out / "train the other seed", rates)
+    rest = [other, Noted(out / "measure the best", rates), Noted(out / "measure the other", [other])]
     with progress_bar() as progress:
         jobs.run_jobs([*trained, *tuned, *measured], progress)
-    assert begun == ["train0", "tune0", "measure0", "train1", "tune1", "measure1"]
+        jobs.run_jobs([*rates, *rest], progress)
+    assert begun[:6] == ["train0", "tune0", "measure0", "train1", "tune1", "measure1"]
+    assert begun[6:] == ["rate0", "rate1", "measure the best", "train the other seed", "measure the other"]
 
 
 def test_lessons_that_do_not_fit_are_refused_before_anything_is_trained(config, tmp_path):

@@ -7,6 +7,7 @@ import torch
 from books import subword_tokenizer, write_books
 from diffmamba.data import IGNORED, Books, Haystack, Lessons, Problem, byte_tokenizer
 from diffmamba.data.books import SENTENCE
+from diffmamba.data.haystack import CHECKED
 from diffmamba.data.needles import KEYS, WORDS, hide, hide_or_not
 from diffmamba.errors import RunError
 
@@ -143,18 +144,27 @@ def test_a_lesson_has_several_questions(haystack):
     assert all(fact in text_of(haystack, ids) for fact in problems[0].facts)
 
 
-def test_a_lesson_has_as_many_questions_as_there_is_room_for(haystack):
-    draw = lambda rng: hide_or_not(rng, 1, [True, True, True])  # noqa: E731
-    first, *others = draw(random.Random("0 0"))
-    needed = [haystack.shortest(first) + len(haystack.answer(first))]
-    for other in others:
-        needed.append(needed[-1] + len(haystack.tail(other)) + len(haystack.answer(other)))
-    for length in (needed[0], needed[1] - 1, needed[1], needed[2] - 1, needed[2], needed[2] + 100):
-        ids = Lessons(haystack, draw, 1, length, 0)[0]["input_ids"]
-        assert len(ids) == length
-        assert text_of(haystack, ids).count("Question: ") == sum(length >= shortest for shortest in needed)
-    with pytest.raises(ValueError, match=f"`train_length` of {needed[0] - 1} tokens is too short: .* have {needed[0]}"):
-        Lessons(haystack, draw, 1, needed[0] - 1, 0)[0]
+def test_lessons_have_room_for_their_questions(haystack):
+    """All that were looked at; a later one that is longer leaves out what does not fit."""
+    drawn = []
+
+    def draw(rng):
+        drawn.append(rng)
+        return hide_or_not(rng, 1 if len(drawn) <= CHECKED + 1 else 2, [True, True, True])
+
+    needed = max(
+        haystack.shortest(problems[0])
+        - len(haystack.tail(problems[0]))
+        + sum(len(haystack.tail(problem)) + len(haystack.answer(problem)) for problem in problems)
+        for problems in (hide_or_not(random.Random(f"0 {i}"), 1, [True] * 3) for i in range(CHECKED))
+    )
+    lessons = Lessons(haystack, draw, 1000, needed, 0)
+    for questions in (3, 2):
+        ids = lessons[7]["input_ids"]
+        assert len(ids) == needed and text_of(haystack, ids).count("Question: ") == questions
+    drawn.clear()
+    with pytest.raises(ValueError, match=f"`train_length` of {needed - 1} tokens is too short: .* up to {needed}"):
+        Lessons(haystack, draw, 1000, needed - 1, 0)
 
 
 def test_needles():

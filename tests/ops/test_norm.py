@@ -51,6 +51,23 @@ def test_triton_equals_naive(ngroups, width, heads, dtype):
     compare_backends(rms_norm, plain | {"residual": inputs["z"]}, (), dtype, "triton")
 
 
+@pytest.mark.parametrize("shape", [(4,), (1, 4), (3, 1, 4), (5, 1)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_factor_that_broadcasts(shape, dtype):
+    """For both batch rows, tokens or heads alike; 48 channels of 4 heads, which no kernel has, and of 1."""
+    other, width = ("torch", 48) if dtype == torch.float64 else ("triton", 64)
+    inputs = {name: torch.randn(3, 5, width, dtype=torch.float64) for name in ("y", "z")}
+    inputs |= {"weight": torch.randn(width, dtype=torch.float64), "scale": torch.randn(*shape, dtype=torch.float64)}
+    compare_backends(gated_rms_norm, inputs, (), dtype, other)
+
+
+@pytest.mark.parametrize("backend", ["naive", "torch", "triton"])
+def test_heads_that_do_not_divide_the_channels_are_refused(backend):
+    y = torch.randn(2, 12, device="cuda" if GPU else "cpu")
+    with pytest.raises(ValueError, match="`channels` must be divisible by `heads of scale`; got 12 and 5"):
+        gated_rms_norm(y, y, y[0], scale=y[:, :5], backend=backend)
+
+
 def test_triton_takes_parts_of_a_projection():
     """z and x are slices of one tensor, rows apart."""
     device = "cuda" if GPU else "cpu"

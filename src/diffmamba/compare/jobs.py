@@ -61,7 +61,8 @@ def run_jobs(jobs: Sequence[Job], progress: Progress) -> None:
     and waits at the end until all are done. One that was killed has let go of its job.
     """
     bar = progress.add_task("all runs", total=len(jobs), status="")
-    while waiting := sorted((job for job in jobs if not job.done), key=lambda job: -job.depth):
+    needed = {need.path for job in jobs for need in job.needs}
+    while waiting := sorted((job for job in jobs if not job.done), key=lambda job: (-job.depth, job.path in needed)):
         progress.update(bar, completed=len(jobs) - len(waiting))
         for job in waiting:
             if all(need.done for need in job.needs):

@@ -77,7 +77,7 @@ def _trained(
     lesson = Lesson(task.spec(), arch, settings, learn, chance)
     if own:
         return _new(config, lesson, _own_config(config, task, arch))
-    _ = task.training_set(tokenizer, 1, settings.seed)[0]  # raises, before anything is trained, where it is too long
+    task.training_set(tokenizer, WATCHED, settings.seed)  # raises what is wrong with it before anything is trained
     return tuned_further(config.out / "cells", lesson, plan.language[arch])
 
 

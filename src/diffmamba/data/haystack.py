@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from itertools import islice
+from itertools import accumulate, islice
 from random import Random
 from typing import NamedTuple
 
@@ -117,21 +117,43 @@ class Haystack:
         return ids[cut:], borders[borders >= min(1, tokens)]  # no fact before half a sentence
 
 
+CHECKED = 200
+"""Examples that tell whether lessons are long enough."""
+
+
 class Lessons(Dataset[dict[str, Tensor]]):
     """Problems with their answers, {"input_ids", "labels"} of (length) each, with labels for the answers alone.
 
     Args:
         haystack: of books to learn from.
-        draw: makes problems about one text, whose questions and answers follow each other as far as there is room.
+        draw: makes problems about one text, whose questions and answers follow each other.
         size: number of examples; example i depends on the seed and i alone.
         length: tokens of the text, the questions and the answers together.
         seed: of the examples.
+
+    Raises:
+        ValueError: `length` is too short for the first examples. A later one that is longer than these has as many
+            questions as there is room for.
     """
 
     def __init__(
         self, haystack: Haystack, draw: Callable[[Random], list[Problem]], size: int, length: int, seed: int
     ) -> None:
         self.haystack, self.draw, self.size, self.length, self.seed = haystack, draw, size, length, seed
+        needed = max(self._needed(draw(self._random(index)))[-1] for index in range(min(size, CHECKED)))
+        if length < needed:
+            raise ValueError(
+                f"`train_length` of {length:,} tokens is too short: facts, questions and answers have up to {needed:,}"
+            )
+
+    def _random(self, index: int) -> Random:
+        return Random(f"{self.seed} {index}")
+
+    def _needed(self, problems: list[Problem]) -> list[int]:
+        """Tokens of the facts and the first 1, 2, ... questions with their answers."""
+        asked = [len(self.haystack.tail(problem)) + len(self.haystack.answer(problem)) for problem in problems]
+        facts = self.haystack.shortest(problems[0]) - len(self.haystack.tail(problems[0]))
+        return [facts + tokens for tokens in accumulate(asked)]
 
     def __len__(self) -> int:
         return self.size
@@ -139,19 +161,13 @@ class Lessons(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if not 0 <= index < self.size:
             raise IndexError(f"index {index} of {self.size} examples")
-        rng = Random(f"{self.seed} {index}")
-        first, *others = self.draw(rng)
+        rng = self._random(index)
+        problems = self.draw(rng)
+        first, *others = problems[: sum(needed <= self.length for needed in self._needed(problems)) or 1]
         ids = self.haystack.answer(first)
-        labels, shortest = ids.copy(), self.haystack.shortest(first)
-        if self.length < shortest + len(ids):
-            raise ValueError(
-                f"`train_length` of {self.length:,} tokens is too short: the facts, a question and its answer have "
-                f"{shortest + len(ids):,}"
-            )
+        labels = ids.copy()
         for problem in others:
             tail, answer = self.haystack.tail(problem), self.haystack.answer(problem)
-            if self.length < shortest + len(ids) + len(tail) + len(answer):
-                break
             ids += tail + answer
             labels += [IGNORED] * len(tail) + answer
         prompt = self.haystack.prompt(first, self.length - len(ids), rng)

@@ -136,7 +136,7 @@ class NoiseRecallTask(RecallTask):
     @property
     def recipe(self) -> Recipe:
         sizes = {"d_model": 64, "n_layer": 2, "d_state": 32, "headdim": 32, "vocab_size": self.vocab_size}
-        return Recipe(from_scratch=True, fit={"steps": 2000, "batch_size": 64, "lr": 3e-3}, sizes=sizes)
+        return Recipe(from_scratch=True, fit={"steps": 2000, "batch_size": 64, "lr": 1e-2}, sizes=sizes)
 
     def check(self) -> None:
         super().check()

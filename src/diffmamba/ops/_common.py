@@ -91,9 +91,9 @@ def accumulate_dtype(x: Tensor) -> torch.dtype:
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:
-    """In which dtype a matmul takes `x`: that of autocast where that is on and x in fp32, otherwise its own."""
+    """In which dtype a matmul takes `x`: that of autocast where that is on, which leaves fp64 alone; else its own."""
     kind = x.device.type
-    casts = x.dtype == torch.float32 and torch.is_autocast_enabled(kind)
+    casts = x.dtype != torch.float64 and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if casts else x.dtype
 
 

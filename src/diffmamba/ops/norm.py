@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..errors import check_divides
 from ._common import Backend, accumulate_dtype, resolve
 
 
@@ -156,7 +157,7 @@ def gated_rms_norm(
     ngroups: int = 1,
     eps: float = 1e-5,
     norm_before_gate: bool = False,
-    scale: Float[Tensor, "*batch h"] | None = None,
+    scale: Float[Tensor, "... h"] | None = None,
     backend: Backend = "auto",
 ) -> Float[Tensor, "*batch i"]:
     """Mamba-2's norm: rms(y * silu(z)) * weight, or rms(y) * weight * silu(z) with `norm_before_gate`.
@@ -168,9 +169,15 @@ def gated_rms_norm(
         ngroups: the channels are normed in this many equal groups.
         eps: added to the mean square.
         norm_before_gate: order of the two.
-        scale: of the result, one a head (... h). A lambda of each token is folded in here.
+        scale: of the result, one a head, (... h) or what broadcasts to it. A lambda of each token is folded in here.
         backend: "auto", "naive", "torch" or "triton".
+
+    Raises:
+        ValueError: the heads of `scale` do not divide the channels.
     """
+    if scale is not None:
+        check_divides("channels", y.shape[-1], "heads of scale", scale.shape[-1])
+        scale = scale.expand(*y.shape[:-1], scale.shape[-1])
     backends: dict[str, Callable[..., Tensor]] = {
         "naive": gated_rms_norm_naive,
         "torch": gated_rms_norm_torch,

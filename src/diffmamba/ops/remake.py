@@ -81,8 +81,8 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         weight, *inputs = ctx.saved_tensors
         (x,) = ctx.make(*inputs)
-        rows = dy.flatten(0, -2)  # under autocast in another dtype than the weight, and perhaps than x
+        rows = dy.reshape(-1, dy.shape[-1])  # under autocast in another dtype than the weight, and perhaps than x
         dx = dy @ weight.to(dy.dtype)
-        dweight = rows.t() @ x.flatten(0, -2).to(dy.dtype)
+        dweight = rows.t() @ x.reshape(-1, x.shape[-1]).to(dy.dtype)
         dbias = rows.sum(0).to(weight.dtype) if ctx.has_bias else None
         return dx.to(x.dtype), dweight.to(weight.dtype), dbias, None, *(None for _ in inputs)

@@ -110,12 +110,14 @@ def norm_triton(
     weight = None if weight is None else weight.contiguous()
     head = 1 if scale is None else y.shape[-1] // scale.shape[-1]
     inside, outside = (scale, None) if y.shape[-1] // ngroups % head == 0 and _is_power(head) else (None, scale)
-    options = _Options(ngroups, eps, norm_before_gate, (dtype or y.dtype) if residual is None else residual.dtype)
+    dtype = (dtype or y.dtype) if residual is None else residual.dtype
+    options = _Options(ngroups, eps, norm_before_gate, dtype if outside is None else torch.float32)
     out = _Norm.apply(y, z, weight, inside, residual, options, slot)
     if residual is not None:  # which nobody keeps
+        assert scale is None
         return out
     out = with_recipe(out, partial(_run, options=options), y, z, weight, inside, None)
-    return out if outside is None else out * expand_heads(outside, y.shape[-1]).to(out.dtype)
+    return out if outside is None else (out * expand_heads(outside, y.shape[-1])).to(dtype)
 
 
 def _is_power(number: int) -> bool:
