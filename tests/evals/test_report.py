@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from diffmamba.evals import EvalTask, Metric, Scores
+from diffmamba.evals import EvalTask, Metric, Scores, plots
 from diffmamba.evals.report import build_report, tables, write_report
 from diffmamba.stats import Sample, paired
 
@@ -201,6 +201,11 @@ def figures(tmp_path, monkeypatch):
     monkeypatch.setattr("diffmamba.evals.plots._save", keep)
     write_report(tmp_path, build_report({}, KINDS, everything()))
     return drawn
+
+
+def test_numbers_of_an_axis_leave_room_for_each_other():
+    assert plots._apart([0, 0.0625, 0.125, 0.25, 0.5, 1]) == [1, 0.5, 0.25, 0.125, 0]
+    assert plots._apart([4, 8, 16]) == [16, 8, 4] and plots._apart([3]) == [3]
 
 
 def test_curves_and_bars(figures):

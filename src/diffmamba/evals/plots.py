@@ -172,8 +172,18 @@ def _curves(
         panel.set_xticks(ticks, [_tick(value) for value in ticks], rotation=30, ha="right")
         panel.minorticks_off()
     elif len(values) <= 8:
-        panel.set_xticks(values, [_tick(value) for value in values])
+        ticks = _apart(values)
+        panel.set_xticks(ticks, [_tick(value) for value in ticks])
     panel.grid(alpha=0.3)
+
+
+def _apart(values: Sequence[float]) -> list[float]:
+    """The largest value, and of the others those that leave room for its number and each other's."""
+    room, apart = (max(values) - min(values)) / 10, [max(values)]
+    for value in sorted(values, reverse=True):
+        if apart[-1] - value >= room > 0:
+            apart.append(value)
+    return apart
 
 
 def _bars(
