@@ -140,7 +140,8 @@ class Lessons(Dataset[dict[str, Tensor]]):
         self, haystack: Haystack, draw: Callable[[Random], list[Problem]], size: int, length: int, seed: int
     ) -> None:
         self.haystack, self.draw, self.size, self.length, self.seed = haystack, draw, size, length, seed
-        needed = max(self._needed(draw(self._random(index)))[-1] for index in range(min(size, CHECKED)))
+        checked = range(min(size, CHECKED))
+        needed = max((self._needed(draw(self._random(index)))[-1] for index in checked), default=0)
         if length < needed:
             raise ValueError(
                 f"`train_length` of {length:,} tokens is too short: facts, questions and answers have up to {needed:,}"
