@@ -133,22 +133,24 @@ class _SSD(torch.autograd.Function):
         inputs, ctx.make = ((x, B, C), None) if recipe is None else (recipe.inputs, recipe.make)
         ctx.save_for_backward(dt, A, D, bias, first, seq_idx, lengths, *inputs)
         ctx.softplus, ctx.limit, ctx.slots = softplus, limit, slots
+        ctx.set_materialize_grads(False)
         return y, end
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor, dend: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor | None, dend: Tensor | None) -> tuple[Tensor | None, ...]:
         dt, A, D, bias, first, seq_idx, lengths, *inputs = ctx.saved_tensors
         x, B, C = inputs if ctx.make is None else ctx.make(*inputs)
         steps = _Steps(bias, ctx.softplus, ctx.limit, lengths)
         step, cum = _run_steps(dt, A, steps)
-        dy = dy if dy.stride(-1) == 1 else dy.contiguous()
+        dy = torch.zeros_like(x) if dy is None else dy if dy.stride(-1) == 1 else dy.contiguous()
+        dend = None if dend is None else dend.contiguous()
         states, _, _ = _run_states(x, B, step, cum, first, seq_idx)
         sums = torch.empty(4, *step.shape, dtype=torch.float32, device=x.device)
         dx, ddt, dB, dC = (grad_like(m, ctx.slots[name]) for name, m in zip(PARTS, (x, dt, B, C), strict=True))
         dD, dproducts = _products_grads(x, B, C, D, dy, step, cum, seq_idx, sums)
         _readouts_grads(dy, B, C, cum, seq_idx, states, dproducts, dC, sums)
-        dstates, dfirst, through = _run_states(dy, C, step, cum, dend.contiguous(), seq_idx, states)
+        dstates, dfirst, through = _run_states(dy, C, step, cum, dend, seq_idx, states)
         _inputs_grads(x, B, C, D, dy, step, cum, seq_idx, dstates, dproducts, dx, dB, sums)
         dA, dbias = _steps_grads(dt, A, steps, step, sums, through, ddt)
         return dx, ddt, dA, dB, dC, dD, dbias, None if first is None else dfirst, *[None] * 6
@@ -233,14 +235,14 @@ def _steps_grads(
     assert through is not None
     batch, seqlen, nheads = dt.shape
     nchunks, H = through.shape[1], min(16, triton.next_power_of_2(nheads))
-    dA = torch.empty(batch * nchunks, nheads, dtype=torch.float32, device=dt.device)
-    dbias = None if steps.bias is None else torch.empty_like(dA)
+    dA, dbias = parts = torch.empty(2, batch * nchunks, nheads, dtype=torch.float32, device=dt.device)
     steps_grads_kernel[(nchunks, triton.cdiv(nheads, H), batch)](
         dt, steps.bias, A, steps.lengths, step, sums, through, ddt, dA, dbias, seqlen, nheads, through.shape[3],
         step.numel(), *steps.bounds, *dt.stride()[:2], *ddt.stride()[:2],
         HAS_BIAS=steps.bias is not None, SOFTPLUS=steps.softplus, HAS_LENGTHS=steps.lengths is not None, Q=CHUNK, H=H,
     )  # fmt: skip
-    return dA.sum(0), None if dbias is None else dbias.sum(0)
+    dA, dbias = parts.sum(1)
+    return dA, None if steps.bias is None else dbias
 
 
 @on_its_device

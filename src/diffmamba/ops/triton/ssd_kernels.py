@@ -93,7 +93,8 @@ def states_kernel(
             part = ((b * nchunks + c).to(tl.int64) * nheads + h) * tl.num_programs(0) + block
             tl.store(through_ptr + part, tl.sum(tl.sum(state * S0, 1), 0) * decay)
             weight = tl.where(from_start, tl.exp2(cum), 0.0)
-            tl.debug_barrier()  # other threads than those that write an element may be those that read it
+            if P * N < 1024:  # of larger tiles, all warps have read their share before the sum above is known
+                tl.debug_barrier()
         else:
             weight = tl.where(to_end, tl.exp2(end - cum), 0.0) * tl.load(step_ptr + row + t)
         tl.store(states_ptr + at + pn, state.to(states_ptr.dtype.element_ty), there)
