@@ -4,7 +4,8 @@
 
 Needs mamba_ssm, but not causal_conv1d, which takes a CUDA compiler: in its place, the peer runs our convolution, which
 is no slower (gpu.py). The peer is our vanilla mixer with all after in_proj replaced by mamba_ssm's fused whole, which
-makes outputs again for the backward pass as ours does. The first run tunes its kernels, which takes minutes.
+makes outputs again for the backward pass as ours does; with our loss, and with transformers', as mamba_ssm has none. The
+first run tunes its kernels, which takes minutes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import mamba_ssm.ops.triton.ssd_combined as peer
 import torch
 from gpu import TOKEN, gpu_time, training_step
 from torch import Tensor
+from transformers.loss.loss_utils import ForCausalLMLoss
 
 from diffmamba import Mamba2
 from diffmamba.layers.branches import MixerState
@@ -82,6 +84,7 @@ def main() -> None:
     with patch.object(Mamba2, "forward", fused):
         print("mamba_ssm's mixer:")
         training_step("mamba2")
+        training_step("mamba2", ForCausalLMLoss)
 
 
 if __name__ == "__main__":

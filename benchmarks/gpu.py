@@ -19,6 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from diffmamba import DiffMambaForCausalLM, Mamba2, build_config
 from diffmamba.models.cache import state_bytes
+from diffmamba.models.loss import causal_lm_loss
 from diffmamba.ops import selective_scan, ssd
 
 CALLS = 5
@@ -117,8 +118,9 @@ def build(architecture: str, **changes: Any) -> DiffMambaForCausalLM:
         return DiffMambaForCausalLM(build_config("370m", architecture, **changes))
 
 
-def training_step(architecture: str) -> None:
+def training_step(architecture: str, loss: Callable[..., torch.Tensor] = causal_lm_loss) -> None:
     model = build(architecture)
+    model.loss_function = loss
     tokens = torch.randint(50_000, (4, 1024), device="cuda")
 
     def step() -> None:
@@ -127,7 +129,7 @@ def training_step(architecture: str) -> None:
         loss.backward()
         model.zero_grad()
 
-    gpu_time(f"370m 4 x 1024, {architecture}", step)
+    gpu_time(f"370m 4 x 1024, {architecture}, {loss.__name__}", step)
 
 
 @torch.no_grad()

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import RunError
+from ..ops import cross_entropy
 
 BATCH_TOKENS = 2**14
 LOGITS = 2**26
@@ -89,8 +89,7 @@ class Subject:
             of_rows = []
             for start, logits in self._pieces(rows[:, :-1]):
                 next_ids = rows[:, start + 1 : start + 1 + logits.shape[1]]
-                of_rows.append(F.cross_entropy(logits.float().flatten(0, 1), next_ids.flatten(), reduction="none"))
-                of_rows[-1] = of_rows[-1].view(next_ids.shape).cpu()
+                of_rows.append(cross_entropy(logits, next_ids, reduction="none").float().cpu())
             found.append(torch.cat(of_rows, 1))
         return torch.cat(found)
 

@@ -18,6 +18,7 @@ from .cache import State, check_cache, read_state, write_state
 from .config import LAYERS, DiffMambaConfig
 from .decoding import replayed_step
 from .loading import check_checkpoint
+from .loss import causal_lm_loss
 from .outputs import DiffMambaCausalLMOutput, DiffMambaOutput
 from .packing import packed_sequences
 from .padding import real_tokens_first, restore
@@ -203,6 +204,7 @@ class DiffMambaForCausalLM(DiffMambaPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.backbone = DiffMambaModel(config)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.loss_function = causal_lm_loss
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -230,6 +232,8 @@ class DiffMambaForCausalLM(DiffMambaPreTrainedModel, GenerationMixin):
         return_dict: bool | None = None,
     ) -> DiffMambaCausalLMOutput | tuple[Any, ...]:
         """As `DiffMambaModel.forward`, and:
+
+        The loss is `self.loss_function`, `causal_lm_loss` unless it was set, of the logits as lm_head made them.
 
         Args:
             labels: token ids, shifted by the model: position t is predicted from the tokens before it; -100 is ignored.
@@ -266,11 +270,11 @@ class DiffMambaForCausalLM(DiffMambaPreTrainedModel, GenerationMixin):
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss = None
         if labels is not None:
             options = {"vocab_size": self.config.vocab_size, "num_items_in_batch": num_items_in_batch}
             loss = self.loss_function(logits=logits, labels=labels, **options)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         output = DiffMambaCausalLMOutput(loss, logits, outputs.cache_params, outputs.hidden_states)
         return output.to_tuple() if return_dict is False else output
 

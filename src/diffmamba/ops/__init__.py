@@ -10,6 +10,7 @@ from .attention import rotary as rotary
 from .conv import ConvOutput as ConvOutput
 from .conv import causal_conv1d as causal_conv1d
 from .conv import causal_conv1d_step as causal_conv1d_step
+from .cross_entropy import cross_entropy as cross_entropy
 from .differential import branch_signs as branch_signs
 from .differential import differential_naive as differential_naive
 from .differential import post_norm as post_norm
