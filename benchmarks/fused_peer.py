@@ -4,8 +4,8 @@
 
 Needs mamba_ssm, but not causal_conv1d, which takes a CUDA compiler: in its place, the peer runs our convolution, which
 is no slower (gpu.py). The peer is our vanilla mixer with all after in_proj replaced by mamba_ssm's fused whole, which
-makes outputs again for the backward pass as ours does; with our loss, and with transformers', as mamba_ssm has none. The
-first run tunes its kernels, which takes minutes.
+makes outputs again for the backward pass as ours does; with our loss, and with transformers', as mamba_ssm has none.
+The first run tunes its kernels, which takes minutes.
 """
 
 from __future__ import annotations
