@@ -2,33 +2,60 @@ import pytest
 import torch
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from diffmamba import DiffMambaForCausalLM, build_config
+from diffmamba import DiffMambaForCausalLM
 from diffmamba.models.loss import causal_lm_loss
-from diffmamba.ops import default_backend
-from tolerance import GPU, assert_close
-
-DEVICE = "cuda" if GPU else "cpu"
+from variants import make
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton"])
-@pytest.mark.parametrize("items", [None, 5, torch.tensor(5)])
-@pytest.mark.parametrize("shifted", [False, True])
-def test_equals_transformers(backend, items, shifted):
-    logits, labels = torch.randn(2, 7, 50, device=DEVICE), torch.randint(50, (2, 7), device=DEVICE)
-    labels[0, :3] = -100
-    options = {"labels": labels, "vocab_size": 50, "num_items_in_batch": items}
-    options |= {"shift_labels": labels.roll(2)} if shifted else {}
-    with default_backend(backend):
-        loss = causal_lm_loss(logits, **options)
-    assert_close(loss, ForCausalLMLoss(logits, **options), 1e-6)
+def labelled():
+    """Tokens, and labels of most of them."""
+    tokens = torch.randint(1, 32, (2, 9))
+    labels = tokens.clone()
+    labels[0, :3] = labels[1, -1] = -100
+    return tokens, labels
 
 
-def test_another_loss_takes_its_place():
-    """And is given what lm_head made, in its dtype; what is returned is in fp32."""
-    model, tokens = DiffMambaForCausalLM(build_config("tiny")).bfloat16(), torch.randint(256, (1, 5))
-    seen = {}
-    model.loss_function = lambda **given: seen.update(given) or given["logits"].sum()
-    outputs = model(tokens, labels=tokens)
-    assert seen["logits"].dtype == torch.bfloat16 and outputs.logits.dtype == torch.float32
-    assert torch.equal(outputs.loss, seen["logits"].sum())
-    assert torch.equal(seen["labels"], tokens) and seen["vocab_size"] == 256
+@pytest.mark.exact("the loss and its gradients are transformers', bit for bit on a CPU")
+@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "autocast"])
+@pytest.mark.parametrize("num_items_in_batch", [None, 7, torch.tensor(7)], ids=["mean", "of 7", "of a tensor"])
+def test_the_models_loss_is_transformers(num_items_in_batch, autocast):
+    model, (tokens, labels), found = make().train(), labelled(), []
+    assert model.loss_function is causal_lm_loss
+    for loss_function in (causal_lm_loss, ForCausalLMLoss):
+        model.loss_function = loss_function
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            outputs = model(tokens, labels=labels, num_items_in_batch=num_items_in_batch)
+        outputs.loss.backward()
+        assert outputs.logits.dtype == torch.float32
+        found.append([outputs.loss.detach(), *(parameter.grad.clone() for parameter in model.parameters())])
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+
+
+def test_labels_that_are_shifted_already():
+    logits, labels = torch.randn(2, 9, 32), torch.randint(32, (2, 9))
+    labels[0, 4] = 3
+    options = {"shift_labels": labels, "ignore_index": 3, "vocab_size": 32, "use_cache": False}
+    oracle = ForCausalLMLoss(logits, torch.zeros_like(labels), **options)
+    assert torch.equal(causal_lm_loss(logits, torch.zeros_like(labels), **options), oracle)
+
+
+def test_a_loss_of_ones_own():
+    """It is called in place of ours, with the logits as the head gives them; so is a method of a subclass."""
+    seen = []
+
+    def own(logits, labels, vocab_size, num_items_in_batch):
+        seen.append((logits.dtype, tuple(logits.shape), vocab_size, num_items_in_batch))
+        return logits.float().mean() * 0 + 5
+
+    class Own(DiffMambaForCausalLM):
+        def loss_function(self, **options):
+            return own(**options)
+
+    model, (tokens, labels) = make(), labelled()
+    model.loss_function = own
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(tokens, labels=labels, num_items_in_batch=4).loss == 5
+    assert Own(model.config)(tokens, labels=labels).loss == 5
+    assert seen == [(torch.bfloat16, (2, 9, 32), 32, 4), (torch.float32, (2, 9, 32), 32, None)]
+    assert make().loss_function is causal_lm_loss

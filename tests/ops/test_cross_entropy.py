@@ -6,87 +6,188 @@ from diffmamba.ops import cross_entropy
 from tolerance import DTYPES, GPU, assert_close, compare_backends
 
 DEVICE = "cuda" if GPU else "cpu"
-SIZES = [1, 5, 1000, 4096, 4097, 9001]
+BACKENDS = ["naive", "torch", "triton"]
 
 
-def make(vocab, batch=(2, 3)):
-    labels = torch.randint(vocab, batch)
-    labels.view(-1)[1] = -100
-    return {"logits": 4 * torch.randn(*batch, vocab, dtype=torch.float64), "labels": labels}
+def some(*shape, vocab, ignored=True):
+    """Logits and labels, the second of which does not count."""
+    logits, labels = 3 * torch.randn(*shape, vocab, dtype=torch.float64), torch.randint(vocab, shape)
+    if ignored:
+        labels.view(-1)[1] = -100
+    return {"logits": logits, "labels": labels}
+
+
+def loss_and_grad(logits, labels, backend, **options):
+    logits = logits.detach().to(DEVICE).requires_grad_()
+    loss = cross_entropy(logits, labels.to(DEVICE), backend=backend, **options)
+    loss.sum().backward()
+    return loss.detach(), logits.grad
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr("diffmamba.ops.triton.cross_entropy.BLOCK", 8)
 
 
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_torch_equals_naive(dtype, reduction):
-    compare_backends(cross_entropy, make(50), dtype=dtype, reduction=reduction)
+    inputs = some(3, 5, vocab=11)
+    compare_backends(cross_entropy, inputs, (), dtype, reduction=reduction)
+    inputs = some(3, 5, vocab=11, ignored=False)
+    compare_backends(cross_entropy, inputs, (), dtype, reduction=reduction, ignore_index=inputs["labels"][1, 1].item())
+    compare_backends(cross_entropy, some(vocab=11, ignored=False), (), dtype, reduction=reduction)
 
 
-@pytest.mark.exact("the Triton kernels of the cross-entropy equal the equation, losses and gradients")
+def test_naive_by_hand():
+    """Probabilities of a quarter and three quarters."""
+    logits = torch.tensor([[1.0, 3.0]] * 2).log()
+    losses = cross_entropy(logits, torch.tensor([0, 1]), backend="naive")
+    assert_close(losses, torch.tensor([4.0, 4 / 3]).log(), 1e-6)
+
+
+@pytest.mark.exact("the Triton kernels of the cross-entropy equal the equation, outputs and gradients")
 @pytest.mark.usefixtures("nan_filled_empty")
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("vocab", SIZES)
+@pytest.mark.parametrize("vocab", [1, 5, 1000, 4096, 4097])
 def test_triton_equals_naive(vocab, dtype):
-    for reduction in ("none", "sum", "mean"):
-        compare_backends(cross_entropy, make(vocab), (), dtype, "triton", reduction=reduction)
+    """Up to a token more than a program has at once."""
+    compare_backends(cross_entropy, some(2, 3, vocab=vocab), (), dtype, "triton")
+    compare_backends(cross_entropy, some(4, vocab=vocab), (), dtype, "triton", reduction="mean")
+    compare_backends(cross_entropy, some(4, vocab=vocab, ignored=False), (), dtype, "triton", reduction="sum")
+    compare_backends(cross_entropy, some(vocab=vocab, ignored=False), (), dtype, "triton")
 
 
-@pytest.mark.parametrize("backend", ["naive", "torch", "triton"])
-def test_impossible_tokens(backend):
-    """A probability of 0, in whole blocks of the first row, and everywhere but at the label in the second."""
-    logits = torch.randn(3, 4100, device=DEVICE)
-    logits[0, :4097] = logits[1, :-1] = -torch.inf
-    logits = logits.requires_grad_()
-    labels = torch.full((3,), 4099, device=DEVICE)
-    losses = cross_entropy(logits, labels, reduction="none", backend=backend)
-    (grad,) = torch.autograd.grad(losses.sum(), logits)
-    assert_close(losses[0], -logits[0, 4097:].log_softmax(-1)[-1], 1e-5)
-    assert losses[1] == 0
-    assert grad.isfinite().all() and not grad[0, :4097].any() and not grad[1].any()
+@pytest.mark.usefixtures("nan_filled_empty", "small_blocks")
+@pytest.mark.parametrize("order", ["rising", "falling"])
+def test_a_maximum_that_moves_from_block_to_block(order):
+    """Logits so far apart that a sum which is not scaled anew overflows, or is lost."""
+    logits = torch.linspace(-300, 300, 30, dtype=torch.float64)
+    logits = torch.stack([logits, logits / 60]) if order == "rising" else torch.stack([-logits, -logits / 60])
+    for label in (0, 15, 29):
+        inputs = {"logits": logits, "labels": torch.tensor([label, 7])}
+        compare_backends(cross_entropy, inputs, (), torch.float32, "triton")
 
 
-@pytest.mark.parametrize("backend", ["naive", "torch", "triton"])
-def test_labels_that_do_not_count(backend):
-    """Neither in the mean nor in the gradient, whatever their logits are; the id that says so is chosen."""
-    logits, labels = torch.randn(4, 6, device=DEVICE), torch.tensor([2, 5, 0, 5], device=DEVICE)
-    kept = logits[[0, 2]].requires_grad_()
-    logits = logits.clone().requires_grad_()
-    options = {"ignore_index": 5, "backend": backend}
-    loss, oracle = cross_entropy(logits, labels, **options), F.cross_entropy(kept, labels[[0, 2]])
-    assert_close(loss, oracle, 1e-6)
-    (grad,), (expected,) = torch.autograd.grad(loss, logits), torch.autograd.grad(oracle, kept)
-    assert_close(grad[[0, 2]], expected, 1e-5)
-    assert not grad[[1, 3]].any()
-    assert cross_entropy(logits, torch.full_like(labels, 5), **options).isnan()
+@pytest.mark.usefixtures("nan_filled_empty", "small_blocks")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_tokens_that_cannot_be(backend):
+    """Logits of -inf: the first, the whole first block, the whole second, all but one; and the label's own."""
+    logits, labels = torch.randn(5, 20), torch.tensor([9, 9, 0, 7, 3])
+    for row, (first, last) in enumerate([(0, 1), (0, 8), (8, 16), (0, 7), (3, 4)]):
+        logits[row, first:last] = -torch.inf
+    logits[3, 8:] = -torch.inf
+    oracle = F.cross_entropy(logits, labels, reduction="none")
+    losses, grad = loss_and_grad(logits, labels, backend)
+    assert_close(losses[:4].cpu(), oracle[:4], 1e-6)
+    assert losses[3] == 0 and losses[4] == torch.inf
+    onehot = F.one_hot(labels, 20)
+    assert_close(grad.cpu(), logits.softmax(-1) - onehot, 1e-6)
 
 
-@pytest.mark.parametrize("label", [7, -1])
-def test_triton_does_not_read_beyond_the_logits(label):
-    losses = cross_entropy(
-        torch.randn(2, 7, device=DEVICE), torch.tensor([label, 0], device=DEVICE), reduction="none", backend="triton"
-    )
-    assert losses.isnan().tolist() == [True, False]
+@pytest.mark.usefixtures("nan_filled_empty", "small_blocks")
+@pytest.mark.parametrize("backend", ["naive", "triton"])
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
+def test_what_the_logits_of_an_ignored_label_are_does_not_matter(number, backend):
+    logits, labels = torch.randn(4, 20), torch.tensor([3, -100, 19, -100])
+    oracle, oracle_grad = loss_and_grad(logits, labels, backend, reduction="mean")
+    logits[1], logits[3, 5] = number, number
+    loss, grad = loss_and_grad(logits, labels, backend, reduction="mean")
+    assert torch.equal(loss, oracle) and torch.equal(grad, oracle_grad) and not grad[[1, 3]].any()
+    assert cross_entropy(logits.to(DEVICE), labels.to(DEVICE), backend=backend)[1] == 0
 
 
-def test_triton_takes_any_layout():
-    """Rows apart, evenly and unevenly, and channels apart."""
-    whole, labels = torch.randn(3, 5, 40, device=DEVICE), torch.randint(16, (3, 5), device=DEVICE)
-    for logits in (whole[:, :, 3:19], whole[:, :4, 3:19], whole[:, :4, :32:2]):
-        logits, ids = logits.detach().requires_grad_(), labels[:, : logits.shape[1]]
-        found = [cross_entropy(logits, ids, backend=backend) for backend in ("triton", "naive")]
-        grads = [torch.autograd.grad(loss, logits)[0] for loss in found]
-        assert_close(*found, 1e-6)
-        assert_close(*grads, 1e-5)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_only_one_label_does_not_count(backend):
+    """Which one is for the caller to say, also one in the vocabulary; without any other there is no mean."""
+    logits, labels = torch.randn(3, 6, device=DEVICE), torch.tensor([2, 5, -100], device=DEVICE)
+    losses = cross_entropy(logits[:2], labels[:2], ignore_index=5, backend=backend)
+    assert losses[0] > 0 and losses[1] == 0
+    assert cross_entropy(logits[2:], labels[2:], reduction="sum", backend=backend) == 0
+    assert cross_entropy(logits[2:], labels[2:], reduction="mean", backend=backend).isnan()
 
 
-def test_keeps_only_the_logits():
-    """For the backward pass, not a copy in fp32."""
-    logits = torch.randn(64, 512, device=DEVICE, dtype=torch.float16, requires_grad=True)
+@pytest.mark.usefixtures("nan_filled_empty")
+@pytest.mark.parametrize("label", [-1, -101, 6, 2**40])
+def test_a_label_outside_the_vocabulary(label):
+    """Is an error where that costs nothing, and else not a number; what lies beside the logits is not read."""
+    logits, labels = torch.randn(3, 6), torch.tensor([2, label, 5])
+    for backend in ("naive", "torch"):
+        with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+            cross_entropy(logits, labels, backend=backend)
+    losses, grad = loss_and_grad(logits, labels, "triton")
+    assert losses.isnan().tolist() == [False, True, False]
+    assert grad.isnan().all(-1).tolist() == [False, True, False] and grad[[0, 2]].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "layout", ["strided", "uneven rows", "every other token", "transposed", "one row for all", "one token for all"]
+)
+def test_triton_takes_any_layout(layout):
+    """Of the logits, the labels, and what comes back from above."""
+
+    def laid_out(new):
+        return {
+            "strided": lambda: new(3, 5, 40)[..., 7:23],
+            "uneven rows": lambda: new(3, 6, 16)[:, 1:],
+            "every other token": lambda: new(3, 5, 32)[..., ::2],
+            "transposed": lambda: new(5, 3, 16).transpose(0, 1),
+            "one row for all": lambda: new(1, 1, 16).expand(3, 5, 16),
+            "one token for all": lambda: new(3, 5, 1).expand(3, 5, 16),
+        }[layout]()
+
+    def ids(*shape):
+        return torch.randint(16, shape, device=DEVICE)
+
+    logits, dlosses = (laid_out(lambda *shape: torch.randn(shape, device=DEVICE)) for _ in range(2))
+    labels, dlosses, found = laid_out(ids)[..., 0], dlosses[..., 0], {}
+    for backend in ("naive", "triton"):
+        leaf = logits.detach().requires_grad_()
+        losses = cross_entropy(leaf, labels, backend=backend)
+        found[backend] = losses, *torch.autograd.grad(losses, leaf, dlosses)
+    for actual, oracle in zip(found["triton"], found["naive"], strict=True):
+        assert_close(actual, oracle, 1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_labels_of_32_bits_and_no_rows(backend):
+    logits, labels = torch.randn(3, 6, device=DEVICE), torch.tensor([2, -100, 5], device=DEVICE)
+    losses = cross_entropy(logits, labels, backend=backend)
+    assert torch.equal(cross_entropy(logits, labels.int(), backend=backend), losses)
+    assert cross_entropy(logits[:0], labels[:0], backend=backend).shape == (0,)
+
+
+def test_dtypes():
+    """Losses in fp32 at least, the gradient in the dtype of the logits."""
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        for backend in ("naive", "torch"):
+            losses, grad = loss_and_grad(torch.randn(3, 6, dtype=dtype), torch.tensor([2, -100, 5]), backend)
+            assert losses.dtype == torch.promote_types(dtype, torch.float32) and grad.dtype == dtype
+    for dtype in DTYPES:
+        losses, grad = loss_and_grad(torch.randn(3, 6, dtype=dtype), torch.tensor([2, -100, 5]), "triton")
+        assert losses.dtype == torch.float32 and grad.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_triton_keeps_no_copy_of_the_logits(dtype):
+    logits, labels = torch.randn(4, 7, 64, dtype=dtype, device=DEVICE), torch.randint(64, (4, 7), device=DEVICE)
     kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        cross_entropy(logits, torch.randint(512, (64,), device=DEVICE), backend="triton")
-    assert sum(t.nbytes for t in kept if t.data_ptr() != logits.data_ptr()) < logits.nbytes / 10
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        cross_entropy(logits.requires_grad_(), labels, backend="triton")
+    assert [tensor.numel() for tensor in kept if tensor.data_ptr() != logits.data_ptr()] == [28, 28]
 
 
-def test_unknown_reduction(unchecked_types):
-    with pytest.raises(ValueError, match="`reduction` must be one of"):
-        cross_entropy(torch.randn(2, 3), torch.tensor([0, 1]), reduction="average")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bit_for_bit_again(backend):
+    inputs = some(2, 9, vocab=300)
+    logits, labels = inputs["logits"].float(), inputs["labels"]
+    first, second = (loss_and_grad(logits, labels, backend, reduction="mean") for _ in range(2))
+    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+
+
+def test_bad_arguments(unchecked_types):
+    logits = torch.randn(2, 3, 6)
+    with pytest.raises(ValueError, match="shape of `logits` without its last axis, \\(2, 3\\); got \\(3, 2\\)"):
+        cross_entropy(logits, torch.zeros(3, 2, dtype=torch.long))
+    with pytest.raises(ValueError, match="`reduction` must be one of 'none', 'mean', 'sum'; got 'avg'"):
+        cross_entropy(logits, torch.zeros(2, 3, dtype=torch.long), reduction="avg")

@@ -89,7 +89,7 @@ class Subject:
             of_rows = []
             for start, logits in self._pieces(rows[:, :-1]):
                 next_ids = rows[:, start + 1 : start + 1 + logits.shape[1]]
-                of_rows.append(cross_entropy(logits, next_ids, reduction="none").float().cpu())
+                of_rows.append(cross_entropy(logits, next_ids).float().cpu())
             found.append(torch.cat(of_rows, 1))
         return torch.cat(found)
 

@@ -1,39 +1,42 @@
-"""The loss of a causal language model."""
+"""The loss of a language model, from logits in the dtype that its head gave them."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..ops import cross_entropy
 
 
 def causal_lm_loss(
-    logits: Tensor,
-    labels: Tensor,
+    logits: Float[Tensor, "b l v"],
+    labels: Int[Tensor, "b l"],
     vocab_size: int,
     num_items_in_batch: int | Tensor | None = None,
     ignore_index: int = -100,
-    shift_labels: Tensor | None = None,
+    shift_labels: Int[Tensor, "b l"] | None = None,
     **_: Any,
-) -> Tensor:
-    """transformers' `ForCausalLMLoss`, which on a GPU makes no copies of the logits in fp32.
+) -> Float[Tensor, ""]:
+    """Cross-entropy in nats of each token given those before it, as `ForCausalLMLoss` of transformers.
+
+    As there, further arguments are ignored: transformers hands a loss whatever its caller gave.
 
     Args:
-        logits: (b l v), in any dtype.
-        labels: (b l), the model's own inputs; or `shift_labels`, by one token further.
+        logits: (b l v), of any floating dtype; position t predicts label t + 1.
+        labels: (b l) token ids, or `ignore_index`. Not read if there are `shift_labels`.
         vocab_size: v.
-        num_items_in_batch: divide the sum by this, not by the number of labels.
-        ignore_index: a label that does not count.
+        num_items_in_batch: divide the sum of the losses by this; None for the mean over the labels that count.
+        ignore_index: the label that does not count.
+        shift_labels: (b l), the label that each position predicts, in place of `labels`.
     """
     if shift_labels is None:
         shift_labels = F.pad(labels, (0, 1), value=ignore_index)[..., 1:]
-    rows, ids = logits.reshape(-1, vocab_size), shift_labels.reshape(-1).to(logits.device)
-    if num_items_in_batch is None:
-        return cross_entropy(rows, ids, ignore_index=ignore_index)
-    total = cross_entropy(rows, ids, ignore_index=ignore_index, reduction="sum")
-    return total / (
-        num_items_in_batch.to(total.device) if isinstance(num_items_in_batch, Tensor) else num_items_in_batch
-    )
+    rows, targets = logits.reshape(-1, vocab_size), shift_labels.to(logits.device).reshape(-1)
+    mean = num_items_in_batch is None
+    loss = cross_entropy(rows, targets, ignore_index=ignore_index, reduction="mean" if mean else "sum")
+    if isinstance(num_items_in_batch, Tensor):
+        num_items_in_batch = num_items_in_batch.to(loss.device)
+    return loss if num_items_in_batch is None else loss / num_items_in_batch

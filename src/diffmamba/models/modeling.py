@@ -198,13 +198,13 @@ class DiffMambaModel(DiffMambaPreTrainedModel):
 class DiffMambaForCausalLM(DiffMambaPreTrainedModel, GenerationMixin):
     """`DiffMambaModel` with a head that predicts the next token."""
 
+    _loss_function = staticmethod(causal_lm_loss)  # what transformers' `loss_function` gives until it is set
     _tied_weights_keys = {"lm_head.weight": "backbone.embedding.weight"}  # noqa: RUF012  # as above
 
     def __init__(self, config: DiffMambaConfig) -> None:
         super().__init__(config)
         self.backbone = DiffMambaModel(config)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
-        self.loss_function = causal_lm_loss
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -274,6 +274,7 @@ class DiffMambaForCausalLM(DiffMambaPreTrainedModel, GenerationMixin):
         if labels is not None:
             options = {"vocab_size": self.config.vocab_size, "num_items_in_batch": num_items_in_batch}
             loss = self.loss_function(logits=logits, labels=labels, **options)
+        # Not before the loss, which would keep the copy in fp32.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         output = DiffMambaCausalLMOutput(loss, logits, outputs.cache_params, outputs.hidden_states)
         return output.to_tuple() if return_dict is False else output

@@ -1,4 +1,4 @@
-"""Cross-entropy of labels under logits, with the logits read once and no copy of them in fp32."""
+"""Cross-entropy of labels under logits, which are read in the dtype they have."""
 
 from __future__ import annotations
 
@@ -12,43 +12,52 @@ from torch import Tensor
 from ..errors import check_choice
 from ._common import Backend, accumulate_dtype, resolve
 
-Reduction = Literal["none", "sum", "mean"]
+Reduction = Literal["none", "mean", "sum"]
 
 
 def cross_entropy_naive(
-    logits: Float[Tensor, "*batch v"], labels: Int[Tensor, "*batch"], *, ignore_index: int, reduction: Reduction
-) -> Tensor:
+    logits: Float[Tensor, "*batch v"],
+    labels: Int[Tensor, "*batch"],
+    *,
+    ignore_index: int = -100,
+    reduction: Reduction = "none",
+) -> Float[Tensor, "..."]:
     """log(sum(exp(logits))) - logits[label], as it reads."""
-    logits, ignored = logits.to(accumulate_dtype(logits)), labels == ignore_index
-    own = logits.gather(-1, labels.masked_fill(ignored, 0).unsqueeze(-1)).squeeze(-1)
-    return reduce_losses((logits.logsumexp(-1) - own).masked_fill(ignored, 0.0), labels, ignore_index, reduction)
+    ignored = labels == ignore_index
+    # Logits that do not count may be NaN, whose gradient is not 0 even where it is multiplied by 0.
+    x = logits.to(accumulate_dtype(logits)).masked_fill(ignored[..., None], 0.0)
+    of_label = x.gather(-1, labels.masked_fill(ignored, 0)[..., None]).squeeze(-1)
+    losses = (x.logsumexp(-1) - of_label).masked_fill(ignored, 0.0)
+    return _reduced(losses, labels, ignore_index, reduction)
 
 
-def cross_entropy_torch(
-    logits: Float[Tensor, "*batch v"], labels: Int[Tensor, "*batch"], *, ignore_index: int, reduction: Reduction
-) -> Tensor:
-    """PyTorch's own."""
-    rows = logits.to(accumulate_dtype(logits)).flatten(0, -2)
-    losses = F.cross_entropy(rows, labels.flatten(), ignore_index=ignore_index, reduction=reduction)
-    return losses.view(labels.shape) if reduction == "none" else losses
-
-
-def _fused(
-    logits: Float[Tensor, "*batch v"], labels: Int[Tensor, "*batch"], *, ignore_index: int, reduction: Reduction
-) -> Tensor:
-    """Triton kernels."""
-    from .triton.cross_entropy import cross_entropy_triton  # Triton is not on every machine
-
-    return reduce_losses(cross_entropy_triton(logits, labels, ignore_index), labels, ignore_index, reduction)
-
-
-def reduce_losses(
+def _reduced(
     losses: Float[Tensor, "*batch"], labels: Int[Tensor, "*batch"], ignore_index: int, reduction: Reduction
-) -> Tensor:
+) -> Float[Tensor, "..."]:
     """The losses, their sum, or their mean over the labels that count."""
     if reduction == "none":
         return losses
     return losses.sum() if reduction == "sum" else losses.sum() / (labels != ignore_index).sum()
+
+
+def cross_entropy_torch(
+    logits: Float[Tensor, "*batch v"],
+    labels: Int[Tensor, "*batch"],
+    *,
+    ignore_index: int = -100,
+    reduction: Reduction = "none",
+) -> Float[Tensor, "..."]:
+    """PyTorch's own, of logits in the dtype of the sums."""
+    rows = logits.to(accumulate_dtype(logits)).reshape(-1, logits.shape[-1])
+    loss = F.cross_entropy(rows, labels.reshape(-1), ignore_index=ignore_index, reduction=reduction)
+    return loss.reshape(labels.shape) if reduction == "none" else loss
+
+
+def _fused(logits: Tensor, labels: Tensor, *, ignore_index: int, reduction: Reduction) -> Tensor:
+    """Triton kernels."""
+    from .triton.cross_entropy import cross_entropy_triton  # Triton is not on every machine
+
+    return _reduced(cross_entropy_triton(logits, labels, ignore_index), labels, ignore_index, reduction)
 
 
 def cross_entropy(
@@ -56,31 +65,37 @@ def cross_entropy(
     labels: Int[Tensor, "*batch"],
     *,
     ignore_index: int = -100,
-    reduction: Reduction = "mean",
+    reduction: Reduction = "none",
     backend: Backend = "auto",
-) -> Tensor:
-    """Loss of each label in nats, computed in fp32 (fp64 for fp64 logits), as `torch.nn.functional.cross_entropy`.
+) -> Float[Tensor, "..."]:
+    """The loss of each label in nats, in fp32 (fp64 for fp64 logits); 0 where the label is `ignore_index`.
 
-    Training keeps the logits as they are and one number a row; the gradient is as large as the logits. In plain PyTorch
-    half-precision logits cost three copies in fp32.
+    Triton's kernels read the logits once for the loss and once for the gradient, and keep the logits as they are and a
+    number a row; the other backends keep what they need in fp32. The gradient of logits whose label is ignored is 0;
+    from PyTorch's own it is NaN if they are not finite.
 
     Args:
-        logits: unnormalised log-probabilities, at least (1 v).
-        labels: ids below v, or `ignore_index`.
-        ignore_index: labels of this id count as a loss of 0, and not in the mean.
-        reduction: "none" for (*batch), "sum", or "mean": over the labels that count, NaN without any.
+        logits: (... v), not normalized; -inf is a token of probability 0.
+        labels: (...) in [0, v), or `ignore_index`.
+        ignore_index: the label that does not count; no other negative label is allowed.
+        reduction: "none" for losses (...), "sum", or "mean" over the labels that count, NaN if there is none.
         backend: "auto", "naive", "torch" or "triton".
 
     Raises:
-        ValueError: an unknown reduction or backend.
-        IndexError, RuntimeError: a label that is no id. Triton does not look, as that would wait for the GPU: its loss
-            is NaN.
+        ValueError: `labels` has not the shape of `logits` without its last axis, or `reduction` is unknown.
+        IndexError, RuntimeError: a label is outside the vocabulary, from PyTorch on a CPU. On Triton its loss and the
+            gradient of its logits are NaN: an error would have to wait for the GPU.
     """
     check_choice("reduction", reduction, get_args(Reduction))
+    if labels.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"`labels` must have the shape of `logits` without its last axis, {tuple(logits.shape[:-1])}; "
+            f"got {tuple(labels.shape)}"
+        )
     backends: dict[str, Callable[..., Tensor]] = {
         "naive": cross_entropy_naive,
         "torch": cross_entropy_torch,
         "triton": _fused,
     }
     compute = resolve("cross_entropy", backend, backends, logits)
-    return compute(logits, labels, ignore_index=ignore_index, reduction=reduction)
+    return compute(logits, labels.long(), ignore_index=ignore_index, reduction=reduction)

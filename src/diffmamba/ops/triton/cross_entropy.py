@@ -6,52 +6,14 @@ from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .cross_entropy_kernels import logits_grads_kernel, losses_kernel
 from .device import on_its_device
 
 BLOCK = 4096
 """Logits of a row that are worked on at a time, at most."""
-
-
-@triton.jit
-def losses_kernel(
-    logits_ptr, labels_ptr, losses_ptr, logsumexp_ptr, stride, width, ignored,
-    V: tl.constexpr,
-):  # fmt: skip
-    """Of one row. Every lane has a maximum and a sum of its own, until the end."""
-    row = tl.program_id(0).to(tl.int64)
-    label, v = tl.load(labels_ptr + row), tl.arange(0, V)
-    logits_ptr += row * stride
-    top, total = tl.full((V,), float("-inf"), tl.float32), tl.zeros((V,), tl.float32)
-    for first in range(0, width, V):
-        x = tl.load(logits_ptr + first + v, first + v < width, float("-inf")).to(tl.float32)
-        new = tl.maximum(top, x)
-        base = tl.where(new == float("-inf"), 0.0, new)  # -inf - -inf would be NaN
-        total = total * tl.exp(top - base) + tl.exp(x - base)
-        top = new
-    most = tl.max(top, 0)
-    logsumexp = most + tl.log(tl.sum(total * tl.exp(top - most), 0))
-    own = tl.load(logits_ptr + label, (label >= 0) & (label < width), float("nan")).to(tl.float32)
-    tl.store(losses_ptr + row, tl.where(label == ignored, 0.0, logsumexp - own))
-    tl.store(logsumexp_ptr + row, logsumexp)
-
-
-@triton.jit
-def logits_grads_kernel(
-    logits_ptr, labels_ptr, logsumexp_ptr, dlosses_ptr, dlogits_ptr, stride, width, ignored,
-    V: tl.constexpr,
-):  # fmt: skip
-    """(softmax - 1 at the label) dloss, of a part of one row."""
-    row, v = tl.program_id(0).to(tl.int64), tl.program_id(1) * V + tl.arange(0, V)
-    label = tl.load(labels_ptr + row)
-    x = tl.load(logits_ptr + row * stride + v, v < width, 0.0).to(tl.float32)
-    softmax = tl.exp(x - tl.load(logsumexp_ptr + row))
-    dlogits = tl.where(v == label, softmax - 1.0, softmax) * tl.load(dlosses_ptr + row)
-    dlogits = tl.where(label == ignored, 0.0, dlogits)
-    tl.store(dlogits_ptr + row * width + v, dlogits.to(dlogits_ptr.dtype.element_ty), v < width)
 
 
 class _CrossEntropy(torch.autograd.Function):
