@@ -157,6 +157,15 @@ def test_labels_of_32_bits_and_no_rows(backend):
     assert cross_entropy(logits[:0], labels[:0], backend=backend).shape == (0,)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_losses_may_be_weighted_in_place(backend):
+    logits, labels, weight = torch.randn(3, 6, device=DEVICE), torch.tensor([2, 0, 5]), torch.tensor([1.0, 0.0, 2.0])
+    _, grad = loss_and_grad(logits, labels, backend)
+    logits.requires_grad_()
+    cross_entropy(logits, labels.to(DEVICE), backend=backend).mul_(weight.to(DEVICE)).sum().backward()
+    assert_close(logits.grad, grad * weight[:, None].to(DEVICE), 1e-6)
+
+
 def test_dtypes():
     """Losses in fp32 at least, the gradient in the dtype of the logits."""
     for dtype in (torch.float64, torch.float32, torch.bfloat16):

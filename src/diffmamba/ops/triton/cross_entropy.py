@@ -20,7 +20,8 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, ignored: int) -> Tensor:
         nrows, width = logits.shape
-        losses, logsumexp = torch.empty(2, nrows, dtype=torch.float32, device=logits.device)
+        losses = torch.empty(nrows, dtype=torch.float32, device=logits.device)
+        logsumexp = torch.empty_like(losses)
         losses_kernel[(nrows,)](
             logits, labels, losses, logsumexp, logits.stride(0), width, ignored, V=_block(width), num_warps=8
         )
