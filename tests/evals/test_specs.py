@@ -19,6 +19,12 @@ def test_a_spec_gives_its_task_again_wherever_the_data_is(name, tmp_path):
                 assert split_tasks(f"{task.spec()},mqar:pairs=[2, 4],{task.spec()}")[::2] == [task.spec()] * 2
 
 
+def test_texts_in_a_list_may_go_without_quotes():
+    spec = "noise_recall:kinds=[inject, passage]:rates=[0,0.5]"
+    assert split_tasks(f"{spec},mqar") == [spec, "mqar"]
+    assert parse_task(spec, TASKS) == parse_task('noise_recall:kinds=["inject","passage"]:rates=[0,0.5]', TASKS)
+
+
 def test_a_value_may_hold_colons():
     with pytest.raises(RunError, match="cannot get hub:ann/books@v1 from the hub"):
         parse_task("perplexity:window=64:stride=32:data=hub:ann/books@v1:seed=2", TASKS)
@@ -33,7 +39,7 @@ def test_a_value_may_hold_colons():
         ("mqar:examples=many", "`examples` must be a whole number; got 'many'"),
         ("mqar:examples=2.5", "`examples` must be a whole number; got 2.5"),
         ("mqar:lengths=1e2", "`lengths` must be a whole number; got 100.0"),
-        ("mqar:pairs=[2,x]", "`pairs` must be a whole number; got '\\[2,x\\]'"),
+        ("mqar:pairs=[2,x]", "`pairs` must be a whole number; got 'x'"),
         ("mad:length=true", "`length` must be a whole number; got True"),
         ("mad:subtask=noisy_recall:noise=lots", "`noise` must be a number; got 'lots'"),
         ("noise_recall:rates=[[0]]", "`rates` must be a number; got \\[0\\]"),

@@ -195,10 +195,12 @@ def _parse_value(field: str, text: str, hint: Any) -> Any:
 
 
 def _parse_json(text: str) -> Any:
-    """As in JSON; anything else is a text."""
+    """As in JSON, where texts in a list may go without quotes; anything else is a text."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:
+        if bare := re.fullmatch(r'\[([^"\[\]]*)\]', text):
+            return [_parse_json(item.strip()) for item in bare[1].split(",")]
         return text
 
 
