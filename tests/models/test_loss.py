@@ -32,6 +32,12 @@ def test_the_models_loss_is_transformers(num_items_in_batch, autocast):
     assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
 
 
+def test_another_label_that_does_not_count():
+    logits, labels = torch.randn(2, 4, 32), torch.tensor([[1, 3, 2, 3], [3, 3, 0, 5]])
+    options = {"ignore_index": 3, "vocab_size": 32}
+    assert torch.equal(causal_lm_loss(logits, labels, **options), ForCausalLMLoss(logits, labels, **options))
+
+
 def test_labels_that_are_shifted_already():
     logits, labels = torch.randn(2, 9, 32), torch.randint(32, (2, 9))
     labels[0, 4] = 3

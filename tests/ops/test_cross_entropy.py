@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from diffmamba.ops import cross_entropy
-from tolerance import DTYPES, GPU, assert_close, compare_backends
+from tolerance import DTYPES, GPU, LIMITS, assert_close, compare_backends
 
 DEVICE = "cuda" if GPU else "cpu"
 BACKENDS = ["naive", "torch", "triton"]
@@ -200,3 +200,30 @@ def test_bad_arguments(unchecked_types):
         cross_entropy(logits, torch.zeros(3, 2, dtype=torch.long))
     with pytest.raises(ValueError, match="`reduction` must be one of 'none', 'mean', 'sum'; got 'avg'"):
         cross_entropy(logits, torch.zeros(2, 3, dtype=torch.long), reduction="avg")
+    for dtype in (torch.float32, torch.bool):
+        with pytest.raises(ValueError, match=f"`labels` must be token ids, in an integer dtype; got {dtype}"):
+            cross_entropy(logits, torch.ones(2, 3, dtype=dtype))
+
+
+def test_second_derivatives_are_right_or_refused():
+    """A penalty on a gradient, beside the loss itself: nothing would show that it is missing."""
+
+    def penalized(backend):
+        x = torch.linspace(-1, 1, 12, device=DEVICE).view(2, 6).requires_grad_()
+        loss = cross_entropy(x * 2, torch.tensor([2, 5], device=DEVICE), reduction="sum", backend=backend)
+        (grad,) = torch.autograd.grad(loss, x, create_graph=True)
+        (loss + grad.square().sum()).backward()
+        return x.grad
+
+    assert_close(penalized("torch"), penalized("naive"), LIMITS[torch.float32])
+    with pytest.raises(RuntimeError, match="the gradient of this loss has no gradient on Triton"):
+        penalized("triton")
+
+
+def test_rows_beyond_the_reach_of_32_bits():
+    """Few pages of so large a tensor are ever touched."""
+    logits = torch.empty(2**31 + 64, dtype=torch.float16, device=DEVICE).as_strided((3, 5), (2**30, 1))
+    logits.copy_(torch.randn(3, 5))
+    labels = torch.tensor([0, 2, 4])
+    for one, two in zip(*(loss_and_grad(logits, labels, backend) for backend in ("triton", "naive")), strict=True):
+        assert_close(one, two, LIMITS[torch.float16])

@@ -4,6 +4,7 @@ import torch
 from diffmamba.ops import ssd, ssd_step
 from diffmamba.ops.ssd import ssd_naive
 from tolerance import DTYPES, GPU, assert_close, compare_backends
+from tolerance import LONG_SUMS as LIMITS_OF_SUMS
 
 DEVICE = "cuda" if GPU else "cpu"
 LONG_SUMS = ("A", "D", "dt_bias")
@@ -93,6 +94,18 @@ TRITON_RUNS = [
 def test_triton_equals_naive(case, dtype):
     inputs, options = (TRITON_CASES | TRITON_ON_GPU)[case]
     compare_backends(ssd, inputs, LONG_SUMS, dtype, "triton", **options)
+
+
+@pytest.mark.parametrize("output", ["y", "final_states"])
+def test_gradients_of_one_output_alone(output):
+    inputs, found = make(70, 2, batch=1), []
+    for backend in ("naive", "triton"):
+        dtype = torch.float64 if backend == "naive" else torch.float32
+        leaves = {name: m.to(DEVICE, dtype).requires_grad_() for name, m in inputs.items()}
+        total = getattr(ssd(**leaves, backend=backend, dt_softplus=True), output).square().sum()
+        found.append(torch.autograd.grad(total, [*leaves.values()], materialize_grads=True))
+    for name, oracle, grad in zip(leaves, *found, strict=True):
+        assert_close(grad, oracle, LIMITS_OF_SUMS[torch.float32], name)
 
 
 def test_too_large_for_the_kernels():

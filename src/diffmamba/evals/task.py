@@ -195,7 +195,7 @@ def _parse_value(field: str, text: str, hint: Any) -> Any:
 
 
 def _parse_json(text: str) -> Any:
-    """As in JSON, where texts in a list may go without quotes; anything else is a text."""
+    """As in JSON, or a list without any quotes; anything else is a text."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:

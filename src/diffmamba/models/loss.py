@@ -22,7 +22,8 @@ def causal_lm_loss(
 ) -> Float[Tensor, ""]:
     """Cross-entropy in nats of each token given those before it, as `ForCausalLMLoss` of transformers.
 
-    As there, further arguments are ignored: transformers hands a loss whatever its caller gave.
+    Of fp64 logits it is in fp64, which that makes fp32. Further arguments are ignored, as there: transformers hands a
+    loss whatever its caller gave.
 
     Args:
         logits: (b l v), of any floating dtype; position t predicts label t + 1.

@@ -233,7 +233,8 @@ class DiffMambaForCausalLM(DiffMambaPreTrainedModel, GenerationMixin):
     ) -> DiffMambaCausalLMOutput | tuple[Any, ...]:
         """As `DiffMambaModel.forward`, and:
 
-        The loss is `self.loss_function`, `causal_lm_loss` unless it was set, of the logits as lm_head made them.
+        The loss is `self.loss_function`, `causal_lm_loss` unless a function was put there, of the logits as lm_head
+        made them.
 
         Args:
             labels: token ids, shifted by the model: position t is predicted from the tokens before it; -100 is ignored.

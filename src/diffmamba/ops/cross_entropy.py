@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, get_args
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -71,7 +72,8 @@ def cross_entropy(
     """The loss of each label in nats, in fp32 (fp64 for fp64 logits); 0 where the label is `ignore_index`.
 
     Triton's kernels read the logits once for the loss and once for the gradient, and keep the logits as they are and a
-    number a row; the other backends keep what they need in fp32. The gradient of logits whose label is ignored is 0;
+    number a row, so that the logits must not be changed in place before the backward pass; the other backends keep what
+    they need in fp32. The gradient of logits whose label is ignored is 0;
     from PyTorch's own it is NaN if they are not finite.
 
     Args:
@@ -82,9 +84,11 @@ def cross_entropy(
         backend: "auto", "naive", "torch" or "triton".
 
     Raises:
-        ValueError: `labels` has not the shape of `logits` without its last axis, or `reduction` is unknown.
+        ValueError: `labels` has not the shape of `logits` without its last axis, or is not of whole numbers, or
+            `reduction` is unknown.
         IndexError, RuntimeError: a label is outside the vocabulary, from PyTorch on a CPU. On Triton its loss and the
             gradient of its logits are NaN: an error would have to wait for the GPU.
+        RuntimeError: second derivatives, on Triton.
     """
     check_choice("reduction", reduction, get_args(Reduction))
     if labels.shape != logits.shape[:-1]:
@@ -92,6 +96,8 @@ def cross_entropy(
             f"`labels` must have the shape of `logits` without its last axis, {tuple(logits.shape[:-1])}; "
             f"got {tuple(labels.shape)}"
         )
+    if labels.dtype.is_floating_point or labels.dtype == torch.bool:
+        raise ValueError(f"`labels` must be token ids, in an integer dtype; got {labels.dtype}")
     backends: dict[str, Callable[..., Tensor]] = {
         "naive": cross_entropy_naive,
         "torch": cross_entropy_torch,

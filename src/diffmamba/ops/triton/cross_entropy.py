@@ -42,6 +42,14 @@ class _CrossEntropy(torch.autograd.Function):
         return dlogits, None, None
 
 
+def _refuse_second_derivatives(_: Tensor) -> None:
+    """A hook of the losses: their own gradients may be constants, and `once_differentiable` lets those pass."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "the gradient of this loss has no gradient on Triton; for `create_graph=True` use backend='torch'"
+        )
+
+
 def _block(width: int) -> int:
     return min(BLOCK, triton.next_power_of_2(width))
 
@@ -51,4 +59,7 @@ def cross_entropy_triton(logits: Tensor, labels: Tensor, ignored: int) -> Tensor
     """The loss of each label, in fp32, as `cross_entropy` without a reduction."""
     rows = logits.reshape(-1, logits.shape[-1])
     rows = rows if rows.stride(-1) == 1 else rows.contiguous()
-    return _CrossEntropy.apply(rows, labels.reshape(-1).contiguous(), ignored).view(labels.shape)
+    losses = _CrossEntropy.apply(rows, labels.reshape(-1).contiguous(), ignored).view(labels.shape)
+    if losses.requires_grad and not torch.compiler.is_compiling():
+        losses.register_hook(_refuse_second_derivatives)
+    return losses
