@@ -21,7 +21,7 @@ class GenerateConfig:
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """Folder of a model, or of a run (its best model)."""
-    prompt: str = "\n"
+    prompt: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: a line break)")] = "\n"
     """Text to continue."""
     max_new_tokens: int = 300
     """Tokens to add, unless the text ends before."""

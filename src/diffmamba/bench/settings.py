@@ -38,7 +38,7 @@ class BenchConfig:
     with @naive, @torch or @triton for a backend; or another library's: transformers:mamba2, transformers:mamba,
     transformers:llama, transformers:diffllama, mamba_ssm:mamba2, mamba_ssm:mamba, fla:mamba2."""
     preset: str = "tiny"
-    """Sizes of all models."""
+    """Sizes of all models: tiny, 13m, 370m, ... (an unknown name lists them all)."""
     d_model: int | None = None
     """Width, in place of the preset's."""
     n_layer: int | None = None

@@ -41,7 +41,7 @@ class CompareConfig:
     archs: str = "mamba2,diff_mamba2"
     """Architectures, separated by commas; the first is the baseline. Each is name or name:field=value:..."""
     preset: str = "tiny"
-    """Size of the language models."""
+    """Size of the language models: tiny, 13m, 370m, ... (an unknown name lists them all)."""
     tasks: str = "lm,mqar"
     """lm (language modelling), and tasks of `diffmamba eval`, separated by commas: name or name:field=value:..., where
     fit.steps=300 changes the training and model.d_model=64 the model of a task that is learnt from scratch."""
