@@ -73,8 +73,8 @@ def cross_entropy(
 
     Triton's kernels read the logits once for the loss and once for the gradient, and keep the logits as they are and a
     number a row, so that the logits must not be changed in place before the backward pass; the other backends keep what
-    they need in fp32. The gradient of logits whose label is ignored is 0;
-    from PyTorch's own it is NaN if they are not finite.
+    they need in fp32. The gradient of logits whose label is ignored is 0; from PyTorch's own it is NaN if they are not
+    finite.
 
     Args:
         logits: (... v), not normalized; -inf is a token of probability 0.
